@@ -1,0 +1,193 @@
+"""Decoder-only language models (OPT, Llama, Vicuna, ...) over a Hugging Face folder."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from adapters.decoding import search, write
+from adapters.folder import open_model
+from adapters.frozen import Frozen
+from adapters.tokenizer import Tokenizer, open_tokenizer
+from qformer.contracts import Decoding, QuestionError
+
+
+class Prefix:
+    """What the model has read: keys and values, and the embeddings it was given since."""
+
+    def __init__(self, cache: Any) -> None:
+        self.cache = cache
+        # The tokens that ended the last answer: read together with what comes next.
+        self.pending: Tensor | None = None  # (n, width)
+
+    def __len__(self) -> int:
+        return self.cache.get_seq_length() + (0 if self.pending is None else len(self.pending))
+
+
+class DecoderLanguageModel(Frozen):
+    """qformer's LanguageModel over a `...ForCausalLM`."""
+
+    keeps_prefix = True
+
+    def __init__(self, model: Any, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.width: int = model.get_input_embeddings().embedding_dim
+        self.context: int = getattr(model.config, "max_position_embeddings", 2048)
+        self.stop_ids = stop_ids(model, tokenizer)
+        self.eos_id = self.stop_ids[0]
+        self.freeze()
+
+    @classmethod
+    def open(
+        cls, source: str | Path, dtype: torch.dtype = torch.float32, revision: str | None = None
+    ) -> Self:
+        return cls(open_model(source, dtype, revision), open_tokenizer(source, revision))
+
+    def tokenize(self, text: str) -> Tensor:
+        return torch.tensor(self.tokenizer(text), dtype=torch.long, device=self.device)
+
+    def start_ids(self) -> Tensor:
+        return torch.tensor(self.tokenizer.start_ids, dtype=torch.long, device=self.device)
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        return self.model.get_input_embeddings()(input_ids.to(self.device))
+
+    def decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids)
+
+    def new_prefix(self) -> Prefix:
+        from transformers import DynamicCache
+
+        return Prefix(DynamicCache(config=self.model.config))
+
+    def generate(
+        self,
+        inputs_embeds: Tensor,
+        decoding: Decoding,
+        prefix: Prefix | None = None,
+        answer_stop: int | None = None,
+    ) -> Iterator[int]:
+        """See qformer's LanguageModel. Raises QuestionError if the context leaves no room."""
+        prefix = prefix if prefix is not None else self.new_prefix()
+        room = self.context - len(prefix) - len(inputs_embeds)
+        if room < 1:
+            raise QuestionError(
+                f"the conversation is {len(prefix) + len(inputs_embeds)} tokens long and the "
+                f"language model reads {self.context}: ask a shorter question or start anew"
+            )
+        most = min(decoding.max_new_tokens, room)
+        decoding = replace(
+            decoding, max_new_tokens=most, min_new_tokens=min(decoding.min_new_tokens, most)
+        )
+        stops = {*self.stop_ids} | ({answer_stop} if answer_stop is not None else set())
+        return self._generate(inputs_embeds, decoding, prefix, stops)
+
+    def _generate(
+        self, inputs_embeds: Tensor, decoding: Decoding, prefix: Prefix, stops: set[int]
+    ) -> Iterator[int]:
+        # Work on a copy of the cache: whatever happens, the prefix is whole until the end.
+        cache = _fork(prefix.cache)
+        waiting = [inputs_embeds.to(self.device, self.dtype)]
+        if prefix.pending is not None:
+            waiting.insert(0, prefix.pending)
+        logits = self._read(torch.cat(waiting)[None], cache)
+        ids: list[int] = []
+        if decoding.beams > 1:
+            beams = _fork(cache)
+            ids = search(
+                logits,
+                lambda tokens: self._read(self.embed(tokens)[:, None], beams),
+                beams.reorder_cache,
+                decoding,
+                stops,
+            )
+            yield from (i for i in ids if i not in stops)
+            unread = ids  # the best beam's keys may be gone: the answer is read again
+        else:
+            step = lambda tokens: self._read(self.embed(tokens)[:, None], cache)  # noqa: E731
+            for token in write(logits, step, decoding, stops):
+                ids.append(token)
+                if token not in stops:
+                    yield token
+            unread = ids[-1:]
+        prefix.cache = cache
+        prefix.pending = self.embed(torch.tensor(unread))
+
+    @torch.no_grad()
+    def _read(self, inputs_embeds: Tensor, cache: Any) -> Tensor:
+        """(rows, n, width) -> logits of the next token (rows, vocabulary); the cache grows."""
+        output = self.model(
+            inputs_embeds=inputs_embeds, past_key_values=cache, use_cache=True, logits_to_keep=1
+        )
+        return output.logits[:, -1]
+
+    def loss(
+        self,
+        prompts: Sequence[Tensor],
+        answers: Sequence[Tensor],
+        weights: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        sequences = [
+            torch.cat([prompt.to(self.dtype), self.embed(answer)])
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
+        lengths = torch.tensor([len(s) for s in sequences], device=self.device)
+        inputs_embeds = pad_sequence(sequences, batch_first=True)  # (batch, longest, width)
+        position = torch.arange(inputs_embeds.shape[1], device=self.device)
+        # Only what follows the shortest prompt can be an answer: spare the other logits.
+        first = min(len(prompt) for prompt in prompts) - 1
+        logits = self.model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=(position < lengths[:, None]).long(),
+            use_cache=False,
+            logits_to_keep=inputs_embeds.shape[1] - first,
+        ).logits  # (batch, longest - first, vocabulary); row j predicts position first + j + 1
+        rows = [
+            logits[i, len(prompt) - 1 - first :][: len(answer)]
+            for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
+        ]
+        return answer_loss(rows, answers, weights)
+
+
+def answer_loss(
+    logits: Sequence[Tensor], answers: Sequence[Tensor], weights: Sequence[Tensor] | None
+) -> Tensor:
+    """(Weighted) mean cross entropy over all answers' tokens. logits: (m_i, vocabulary) each."""
+    flat = torch.cat(list(logits)).float()
+    labels = torch.cat(list(answers)).to(flat.device)
+    if weights is None:
+        return F.cross_entropy(flat, labels)
+    weight = torch.cat(list(weights)).to(flat)
+    return (F.cross_entropy(flat, labels, reduction="none") * weight).sum() / weight.sum()
+
+
+def stop_ids(model: Any, tokenizer: Tokenizer) -> list[int]:
+    """The ids that end an answer: the generation config's (50118, a newline, for BLIP-2's OPT),
+    else the config's, else the tokenizer's."""
+    for ids in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_id):
+        if ids is not None:
+            return list(ids) if isinstance(ids, list | tuple) else [ids]
+    raise ValueError("the language model names no end-of-sequence token in its config.json")
+
+
+def _fork(cache: Any) -> Any:
+    """A copy of a transformers cache that grows on its own."""
+    from transformers.cache_utils import DynamicLayer
+
+    twin = copy.copy(cache)
+    # A DynamicLayer replaces its tensors as it grows, so that they can be shared until then.
+    twin.layers = [
+        copy.copy(layer) if type(layer) is DynamicLayer else copy.deepcopy(layer)
+        for layer in cache.layers
+    ]
+    return twin
