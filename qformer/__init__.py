@@ -1,0 +1,30 @@
+"""Loupe's bridge: a Q-Former that reads pictures and their regions. Needs torch alone."""
+
+from .config import QFormerConfig, from_dict
+from .contracts import (
+    CheckpointError,
+    Decoding,
+    ImageError,
+    LoupeError,
+    QuestionError,
+    RegionError,
+    Segmentation,
+    SegmentPrompt,
+)
+from .qformer import ImageMemory, QFormer, QFormerOutput
+
+__all__ = [
+    "CheckpointError",
+    "Decoding",
+    "ImageError",
+    "ImageMemory",
+    "LoupeError",
+    "QFormer",
+    "QFormerConfig",
+    "QFormerOutput",
+    "QuestionError",
+    "RegionError",
+    "SegmentPrompt",
+    "Segmentation",
+    "from_dict",
+]
