@@ -12,6 +12,7 @@ from .contracts import (
     SegmentPrompt,
 )
 from .qformer import ImageMemory, QFormer, QFormerOutput
+from .stage1 import Stage1
 
 __all__ = [
     "CheckpointError",
@@ -26,5 +27,6 @@ __all__ = [
     "RegionError",
     "SegmentPrompt",
     "Segmentation",
+    "Stage1",
     "from_dict",
 ]

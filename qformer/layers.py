@@ -112,7 +112,7 @@ class QFormerLayer(nn.Module):
         own = self.attention.remember(states)
         seen = own
         if prefix is not None:
-            seen = tuple(torch.cat(pair, dim=2) for pair in zip(prefix, own, strict=True))
+            seen = torch.cat([prefix[0], own[0]], dim=2), torch.cat([prefix[1], own[1]], dim=2)
         states, _ = self.attention.read(states, seen, self_mask)
         queries, text = states[:, :num_queries], states[:, num_queries:]
         attention_map = None
@@ -128,13 +128,8 @@ class QFormerLayer(nn.Module):
             if attention_map is not None:
                 split = attention_map.unflatten(2, (rows // pictures, num_queries))
                 attention_map = split.transpose(1, 2).flatten(0, 1)
-        if num_queries:
-            queries = self.query_feed_forward(queries)
+        fed = [self.query_feed_forward(queries)] if num_queries else []
         if self.text_feed_forward is not None and text.shape[1]:
-            text = self.text_feed_forward(text)
-        states = (
-            torch.cat([queries, text], dim=1)
-            if num_queries and text.shape[1]
-            else (queries if num_queries else text)
-        )
+            fed.append(self.text_feed_forward(text))
+        states = fed[0] if len(fed) == 1 else torch.cat(fed, dim=1)
         return states, own, attention_map

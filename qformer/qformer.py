@@ -88,11 +88,8 @@ class QFormer(nn.Module):
             if not bool(attention_mask.any(-1).all()):
                 raise ValueError("attention_mask hides every token of a picture; show at least one")
         image_embeds = image_embeds.to(self.layernorm.weight.dtype)
-        pairs = [
-            layer.cross_attention.remember(image_embeds)
-            for layer in self.layers
-            if layer.cross_attention is not None
-        ]
+        reading = [self.layers[index] for index in self.config.cross_attention_layers]
+        pairs = [layer.cross_attention.remember(image_embeds) for layer in reading]  # type: ignore[union-attr, operator]
         return ImageMemory(
             [keys for keys, _ in pairs],
             [values for _, values in pairs],
