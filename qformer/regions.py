@@ -1,0 +1,199 @@
+"""How a region enters the Q-Former: its coverage of the patch grid, geometry, focal crop, upgrade.
+
+The same query_tokens read the picture a second time with log(patch_coverage) added to their
+cross-attention: what lies outside is invisible. See docs/regions.md for prior art (RegionBLIP,
+Osprey, Alpha-CLIP, Describe Anything).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import QFormerConfig
+from .contracts import LoupeError, RegionError
+
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels; x1 and y1 lie just outside
+
+FREQUENCIES = (1.0, 2.0, 4.0, 8.0)  # times pi, for each of the five geometry numbers
+GEOMETRY_FEATURES = 5 * (1 + 2 * len(FREQUENCIES))
+
+
+@dataclass(frozen=True)
+class RegionConfig:
+    """How regions are read.
+
+    focal_patches: a region that touches fewer patches also reads a focal crop; 0 never crops.
+    hide_leading: region rows do not see the class token, which knows the whole picture.
+    trainable: the bridge owns a RegionUpgrade.
+    """
+
+    focal_patches: int = 12
+    hide_leading: bool = True
+    trainable: bool = False
+
+    def __post_init__(self) -> None:
+        if self.focal_patches < 0:
+            raise LoupeError(f"focal_patches={self.focal_patches} must be 0 (never crop) or more")
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A named area of one picture. region_mask: bool (height, width) of that picture."""
+
+    region_mask: Tensor
+    name: str
+    score: float | None = None  # the segmenter's own estimate of its quality
+
+    def __post_init__(self) -> None:
+        if self.region_mask.dtype != torch.bool or self.region_mask.dim() != 2:
+            raise RegionError(
+                f"the region_mask is {self.region_mask.dtype} {tuple(self.region_mask.shape)}:"
+                " give a bool tensor (height, width)"
+            )
+        if not self.region_mask.any():
+            raise RegionError("the region covers no pixel: click again, or ask without a region")
+
+    @cached_property
+    def box(self) -> tuple[int, int, int, int]:
+        """(x0, y0, x1, y1) in pixels; x1 and y1 lie just outside."""
+        ys = self.region_mask.any(1).nonzero().flatten()
+        xs = self.region_mask.any(0).nonzero().flatten()
+        return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
+
+    @cached_property
+    def area(self) -> int:
+        """Pixels covered."""
+        return int(self.region_mask.sum())
+
+
+def overlaps(pixels: int, patches: int, device: torch.device | None = None) -> Tensor:
+    """(patches, pixels): the share of each patch that each pixel of a stretched side fills.
+
+    Counted in whole numbers, so a patch that merely touches a pixel's edge gets exactly 0.
+    """
+    pixel = torch.arange(pixels, device=device) * patches
+    patch = torch.arange(patches, device=device)[:, None] * pixels
+    shared = torch.minimum(pixel + patches, patch + pixels) - torch.maximum(pixel, patch)
+    return shared.clamp(min=0).float() / pixels
+
+
+def patch_coverage(region_mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Share of every patch that the region fills, the picture being stretched over the grid.
+
+    region_mask: (..., height, width), bool or float in [0, 1]. Returns float (..., rows * columns)
+    in [0, 1]; positive exactly where the region reaches into the patch.
+    """
+    height, width = region_mask.shape[-2:]
+    rows = overlaps(height, grid[0], region_mask.device)
+    columns = overlaps(width, grid[1], region_mask.device)
+    # A one-pixel dot on a huge picture must stay above zero, hence the exact sums, not pooling.
+    return (rows @ region_mask.float() @ columns.T).flatten(-2).clamp(max=1.0)
+
+
+def patch_bias(coverage: Tensor, leading: int, hide_leading: Tensor | bool) -> Tensor:
+    """Cross-attention bias of each row: log(coverage), -inf outside.
+
+    coverage: (N, patches). leading: tokens before the patches, bias 0 unless hide_leading (a bool,
+    or bool (N,) by row) says -inf. Returns float (N, leading + patches).
+    """
+    log = coverage.clamp(min=torch.finfo(coverage.dtype).tiny).log()
+    log = log.masked_fill(coverage <= 0, -math.inf)
+    hidden = torch.as_tensor(hide_leading, device=coverage.device).expand(len(coverage))
+    head = coverage.new_zeros(len(coverage), leading).masked_fill(hidden[:, None], -math.inf)
+    return torch.cat([head, log], dim=1)
+
+
+def box_geometry(box: Sequence[float] | Tensor, area: float, size: tuple[int, int]) -> Tensor:
+    """(5,): centre x, centre y, width, height, area, relative to a picture of (height, width)."""
+    height, width = size
+    x0, y0, x1, y1 = (float(value) for value in box)
+    relative = (
+        (x0 + x1) / 2 / width,
+        (y0 + y1) / 2 / height,
+        (x1 - x0) / width,
+        (y1 - y0) / height,
+    )
+    return torch.tensor([*relative, area / (height * width)])
+
+
+def geometry(region: Region) -> Tensor:
+    """`box_geometry` of a region, (5,)."""
+    height, width = region.region_mask.shape
+    return box_geometry(region.box, region.area, (height, width))
+
+
+def geometry_features(geometry: Tensor) -> Tensor:
+    """(..., 5) -> (..., 45): the numbers themselves, and sin and cos at four frequencies."""
+    scale = math.pi * torch.tensor(FREQUENCIES, device=geometry.device)
+    angles = (geometry[..., None] * scale).flatten(-2)
+    return torch.cat([geometry, angles.sin(), angles.cos()], dim=-1)
+
+
+def focal_box(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The focal crop of a region's box: one box size more on each side, inside the picture."""
+    height, width = size
+    x0, y0, x1, y1 = box
+    across, down = x1 - x0, y1 - y0
+    return (
+        max(0, math.floor(x0 - across)),
+        max(0, math.floor(y0 - down)),
+        min(width, math.ceil(x1 + across)),
+        min(height, math.ceil(y1 + down)),
+    )
+
+
+def focal_crop(image: Tensor, region_mask: Tensor, box: Box) -> tuple[Tensor, Tensor]:
+    """Cut out a small region with some margin, what lies outside it blurred.
+
+    image: uint8 (H, W, 3). region_mask: bool (H, W) whose box is `box`. Returns the crop, uint8
+    (h, w, 3), ready for `vision.preprocess`, and its region_mask, bool (h, w).
+    """
+    height, width = region_mask.shape
+    x0, y0, x1, y1 = focal_box(box, (height, width))
+    crop, inside = image[y0:y1, x0:x1], region_mask[y0:y1, x0:x1]
+    blurred = crop.permute(2, 0, 1).float()[None]
+    # Two box blurs, each an eighth of the crop wide: shapes outside dissolve, their colour stays.
+    radius = [max(1, side // 16) for side in crop.shape[:2]]
+    kernel = [2 * r + 1 for r in radius]
+    for _ in range(2):
+        blurred = F.avg_pool2d(blurred, kernel, 1, radius, count_include_pad=False)
+    blurred = blurred[0].permute(1, 2, 0).round().to(torch.uint8)
+    return torch.where(inside[..., None], crop, blurred), inside
+
+
+class RegionUpgrade(nn.Module):
+    """What training adds to region rows; as initialised it changes nothing, bit for bit.
+
+    delta: added to the query_tokens of region rows. geometry: box and area as an embedding, added
+    to those queries and to the tokens of a region's name in the instruction. bias_scale: how
+    strictly each cross-attention layer keeps to the coverage. focal_gate: each layer's preference
+    for the focal crop over the picture.
+    """
+
+    def __init__(self, config: QFormerConfig) -> None:
+        super().__init__()
+        layers = len(config.cross_attention_layers)
+        self.delta = nn.Parameter(torch.zeros(1, config.num_queries, config.hidden_size))
+        self.geometry = nn.Linear(GEOMETRY_FEATURES, config.hidden_size)
+        self.bias_scale = nn.Parameter(torch.ones(layers))
+        self.focal_gate = nn.Parameter(torch.zeros(layers))
+        nn.init.zeros_(self.geometry.weight)
+        nn.init.zeros_(self.geometry.bias)
+
+    def embed_geometry(self, geometry: Tensor) -> Tensor:
+        """(..., 5) -> (..., width)."""
+        return self.geometry(geometry_features(geometry).to(self.geometry.weight.dtype))
+
+    def scaled(self, bias: Tensor) -> Tensor:
+        """(N, tokens) -> (layers, N, tokens): log coverage times bias_scale, -inf kept."""
+        hidden = bias.isneginf()
+        # -inf times the scale would put nan into the scale's gradient
+        finite = bias.masked_fill(hidden, 0.0)
+        return (self.bias_scale[:, None, None] * finite).masked_fill(hidden, -math.inf)
