@@ -1,14 +1,23 @@
-"""Opening a Hugging Face folder (or hub id) strictly: whole, of the right kind, safetensors only."""
+"""Opening a Hugging Face folder (or hub id) strictly: whole, known, safetensors only."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from qformer.contracts import CheckpointError
+
+Source = str | Path  # a folder here, or (str only) a model id on the hub
+
+
+def is_folder(source: Source) -> bool:
+    """Whether `source` is meant as a folder here rather than as a hub id."""
+    return isinstance(source, Path) or Path(source).is_dir()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -24,13 +33,25 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def is_folder(source: str | Path) -> bool:
-    """Whether `source` is meant as a folder here rather than as a hub id."""
-    return Path(source).is_dir() or isinstance(source, Path)
+def read_settings(source: Source, name: str, revision: str | None = None) -> dict[str, Any]:
+    """One JSON file (config.json, preprocessor_config.json) of a folder or hub id."""
+    if is_folder(source):
+        return read_json(Path(source) / name)
+    from transformers.utils import cached_file
+
+    try:
+        path = cached_file(str(source), name, revision=revision)
+    except (OSError, ValueError):
+        path = None
+    if path is None:
+        raise CheckpointError(
+            f"{source!r} is neither a folder here nor a model the hub gave: check the name"
+        )
+    return read_json(Path(path))
 
 
 def open_model(
-    source: str | Path,
+    source: Source,
     dtype: torch.dtype = torch.float32,
     revision: str | None = None,
     architecture: str | None = None,
@@ -38,57 +59,63 @@ def open_model(
 ) -> Any:
     """The transformers model of a folder or hub id, in evaluation mode, every weight found.
 
-    architecture: class name, by default the one config.json names. ignore_missing: prefixes of
-    weights the caller does not use. Raises CheckpointError if the folder is incomplete.
+    architecture: class name, by default the one config.json names. ignore_missing: beginnings of
+    names of weights the caller does not use. Raises CheckpointError if the folder is incomplete.
     """
-    quiet()
+    name = architecture
+    if name is None:
+        name = (read_settings(source, "config.json", revision).get("architectures") or [None])[0]
+    if is_folder(source) and not any(Path(source).glob("*.safetensors")):
+        raise CheckpointError(
+            f"{source} has no .safetensors weights: copy the whole folder again, or save it anew "
+            "with save_pretrained"
+        )
     import transformers
 
-    if is_folder(source):
-        folder = Path(source)
-        names = read_json(folder / "config.json").get("architectures") or []
-        if not any(folder.glob("*.safetensors")):
-            raise CheckpointError(
-                f"{folder} has no .safetensors weights: save it with save_pretrained, "
-                "or copy the whole folder again"
-            )
-    else:
-        try:
-            config = transformers.AutoConfig.from_pretrained(source, revision=revision)
-        except (OSError, ValueError):
-            raise CheckpointError(
-                f"{source!r} is neither a folder here nor a model the hub gave: check the name"
-            ) from None
-        names = config.architectures or []
-    name = architecture or (names[0] if names else None)
+    # Straight to the class: the Auto classes import far more.
     model_class = getattr(transformers, name or "", None)
     if model_class is None:
         raise CheckpointError(
-            f"{source} names the architecture {name!r}, which transformers "
-            f"{transformers.__version__} does not have"
+            f"config.json of {source} names the architecture {name!r}, which transformers "
+            f"{transformers.__version__} does not have: choose another model"
         )
     try:
-        model, info = model_class.from_pretrained(
-            source, dtype=dtype, revision=revision, use_safetensors=True, output_loading_info=True
-        )
+        with quiet():
+            model, report = model_class.from_pretrained(
+                source,
+                dtype=dtype,
+                revision=revision or "main",
+                use_safetensors=True,
+                output_loading_info=True,
+            )
     except Exception as error:  # transformers and safetensors raise a dozen kinds here
         raise CheckpointError(
-            f"{source} does not open as {name} ({type(error).__name__}): "
-            "a file is missing or damaged, copy the folder again"
+            f"{source} does not open as {name} ({type(error).__name__}): a file is missing or "
+            "damaged, copy the folder again"
         ) from error
-    missing = sorted(k for k in info["missing_keys"] if not k.startswith(ignore_missing))
-    if missing or info["mismatched_keys"]:
-        wrong = missing or sorted(str(key[0]) for key in info["mismatched_keys"])
+    wrong = sorted(
+        [key for key in report["missing_keys"] if not key.startswith(ignore_missing)]
+        + [str(key[0]) for key in report["mismatched_keys"]]
+    )
+    if wrong:  # transformers would go on with random weights
         raise CheckpointError(
-            f"{source} lacks {len(wrong)} weights of {name}, {wrong[0]} first: "
-            "it is another model or an incomplete copy"
+            f"{source} lacks {len(wrong)} weights of {name}, {wrong[0]} the first: copy the "
+            "folder again"
         )
     return model.eval()
 
 
-def quiet() -> None:
-    """Import transformers without its progress bars and advice."""
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no advice from transformers inside."""
     from transformers.utils import logging
 
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

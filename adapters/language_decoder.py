@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from adapters.decoding import search, write
-from adapters.folder import open_model
+from adapters.folder import Source, open_model
 from adapters.frozen import Frozen
 from adapters.tokenizer import Tokenizer, open_tokenizer
 from qformer.contracts import Decoding, QuestionError
@@ -49,7 +48,7 @@ class DecoderLanguageModel(Frozen):
 
     @classmethod
     def open(
-        cls, source: str | Path, dtype: torch.dtype = torch.float32, revision: str | None = None
+        cls, source: Source, dtype: torch.dtype = torch.float32, revision: str | None = None
     ) -> Self:
         return cls(open_model(source, dtype, revision), open_tokenizer(source, revision))
 

@@ -1,7 +1,7 @@
 """Text to ids and back, from a folder with a sentencepiece model or any Hugging Face tokenizer.
 
-A folder that has `tokenizer.model` and no `tokenizer.json` is read by sentencepiece itself. For such
-a folder transformers (5.23) rebuilds the tokenizer under the class its config names; LlamaTokenizer
+A folder that has `tokenizer.model` and no `tokenizer.json` is read by sentencepiece itself.
+transformers (5.23) rebuilds such a tokenizer under the class its config names: LlamaTokenizer then
 ignores the model's normaliser and segmentation, only `SentencePieceBackend` gives the same ids, so
 that is the class `save_sentencepiece` writes.
 """
@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Protocol
 
-from adapters.folder import is_folder, quiet, read_json
+from adapters.folder import Source, is_folder, quiet, read_json
 from qformer.contracts import CheckpointError
 
 
@@ -87,7 +87,7 @@ class HubTokenizer:
         )
 
 
-def open_tokenizer(source: str | Path, revision: str | None = None) -> Tokenizer:
+def open_tokenizer(source: Source, revision: str | None = None) -> Tokenizer:
     """The tokenizer of a folder or hub id. Raises CheckpointError if there is none."""
     folder = Path(source)
     if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
@@ -101,11 +101,12 @@ def open_tokenizer(source: str | Path, revision: str | None = None) -> Tokenizer
         raise CheckpointError(
             f"{folder} has no tokenizer (tokenizer.model or tokenizer.json): copy the folder again"
         )
-    quiet()
     from transformers import AutoTokenizer
 
     try:
-        return HubTokenizer(AutoTokenizer.from_pretrained(source, revision=revision))
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main")
+            return HubTokenizer(tokenizer)
     except Exception as error:  # as in open_model
         raise CheckpointError(
             f"the tokenizer of {source} does not open ({type(error).__name__}): "

@@ -1,0 +1,28 @@
+"""The foreign models Loupe knows, by the name a checkpoint's config.json gives them.
+
+Each entry is called with (source, dtype, revision) and returns a finished, frozen part. A new kind
+is one function and one line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from adapters.language_decoder import DecoderLanguageModel
+from adapters.language_encoder_decoder import EncoderDecoderLanguageModel
+from adapters.segmenter_sam import SamSegmenter
+from adapters.vision import open_clip, open_eva, open_vision_encoder
+
+VISION_ENCODERS: dict[str, Callable[..., Any]] = {
+    "hf": open_vision_encoder,
+    "clip": open_clip,
+    "eva": open_eva,
+}
+LANGUAGE_MODELS: dict[str, Callable[..., Any]] = {
+    "decoder": DecoderLanguageModel.open,
+    "encoder-decoder": EncoderDecoderLanguageModel.open,
+}
+SEGMENTERS: dict[str, Callable[..., Any]] = {  # by the model_type of their config.json
+    "sam": SamSegmenter.open,
+}
