@@ -1,0 +1,91 @@
+"""LoRA on the language model: attached and saved with peft, merged at load without it.
+
+arXiv 2106.09685; rank-stabilised scaling (rsLoRA): arXiv 2312.03732.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from adapters.folder import read_json
+from qformer.contracts import CheckpointError
+
+SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's two files
+PREFIX = "base_model.model."  # how peft names the model it wraps
+
+
+def attach(language: Any, rank: int = 16, alpha: int | None = None) -> list[nn.Parameter]:
+    """Put a trainable LoRA on every linear layer of a LanguageModel but its head, in place.
+
+    The rest stays frozen; at first the output does not change. Returns the new parameters.
+    alpha: by default 2 * rank. The update is scaled by alpha / sqrt(rank).
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha or 2 * rank, use_rslora=True, target_modules="all-linear"
+    )
+    language.model = get_peft_model(language.model, config)
+    return [p for p in language.model.parameters() if p.requires_grad]
+
+
+def save(language: Any, folder: Path) -> None:
+    """Write the attached LoRA as peft's own two files, and nothing of the model."""
+    language.model.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
+    settings = read_json(folder / SETTINGS)
+    settings["base_model_name_or_path"] = None  # a path of this machine; config.json names it
+    (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+
+
+@torch.no_grad()
+def merge(language: Any, folder: Path) -> None:
+    """Add a saved LoRA to the weights of a freshly loaded LanguageModel: W + scale * B @ A.
+
+    Raises CheckpointError if it does not fit the model, or is more than plain LoRA or rsLoRA.
+    """
+    from safetensors.torch import load_file
+
+    settings = read_json(folder / SETTINGS)
+    beyond = [
+        name
+        for name in ("use_dora", "use_qalora", "lora_bias", "modules_to_save", "alpha_pattern")
+        if settings.get(name)
+    ]
+    if beyond or settings.get("peft_type") != "LORA" or settings.get("bias") != "none":
+        raise CheckpointError(
+            f"{folder} is not plain LoRA ({', '.join(beyond) or 'another kind'}): merge it into "
+            "the language model with peft and save that"
+        )
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except Exception:
+        raise CheckpointError(
+            f"{folder / WEIGHTS} is missing or damaged: copy the folder again"
+        ) from None
+    modules = dict(language.model.named_modules())
+    for key in [key for key in weights if ".lora_A." in key]:
+        name = key.removeprefix(PREFIX).partition(".lora_A.")[0]
+        down = weights.pop(key)  # (rank, in)
+        up = weights.pop(key.replace(".lora_A.", ".lora_B."), None)  # (out, rank)
+        weight = getattr(modules.get(name), "weight", None)
+        if up is None or weight is None:
+            raise CheckpointError(f"{folder} does not fit the language model: no match for {name}")
+        rank = len(down)
+        scale = settings["lora_alpha"] / (rank**0.5 if settings.get("use_rslora") else rank)
+        update = scale * (up.float() @ down.float())
+        if settings.get("fan_in_fan_out"):
+            update = update.T
+        if update.shape != weight.shape:
+            raise CheckpointError(
+                f"{folder} does not fit the language model: {name} is {tuple(weight.shape)}, "
+                f"the LoRA {tuple(update.shape)}"
+            )
+        weight.copy_(weight.float() + update.to(weight.device))
+    if weights:
+        raise CheckpointError(f"{folder} holds more than LoRA weights, {min(weights)} for one")
