@@ -90,10 +90,12 @@ class HuggingFaceVisionEncoder(Frozen):
         """(H, W, 3) uint8 -> (3, h, w) float32; within two grey levels of Pillow, and faster."""
         pixels = image.permute(2, 0, 1)[None]
         if pixels.shape[2:] != self.image_size:
+            if pixels.device.type != "cpu":  # bytes are resized on the CPU alone
+                pixels = pixels.float()
             pixels = F.interpolate(
                 pixels, self.image_size, mode=self.resample, antialias=True, align_corners=False
             )
-        values = pixels[0].to(self.mean.device).float() / 255
+        values = pixels[0].to(self.mean.device).float().clamp(0, 255) / 255
         return (values - self.mean) / self.std
 
     @torch.no_grad()

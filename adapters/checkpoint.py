@@ -1,0 +1,153 @@
+"""Loupe's checkpoint folder: what was trained, and where the frozen parts are.
+
+config.json        adapters/config.py; frozen parts by relative folder or hub id
+model.safetensors  the bridge's weights, nothing else
+lora/              peft's own two files, if any
+manifest.json      SHA-256 of each file above and of the frozen parts in relative folders:
+                   safetensors itself loads most flipped bits without a word
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adapters import lora
+from adapters.config import CheckpointConfig
+from adapters.folder import read_json
+from qformer.bridge import Bridge
+from qformer.config import from_dict
+from qformer.contracts import CheckpointError, LoupeError
+
+CONFIG, WEIGHTS, LORA, MANIFEST = "config.json", "model.safetensors", "lora", "manifest.json"
+
+
+def save_checkpoint(
+    folder: str | Path,
+    config: CheckpointConfig,
+    bridge: Bridge,
+    language: Any = None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write a whole checkpoint at once: a killed writer leaves the old one, or none.
+
+    language: the LanguageModel with a LoRA attached, where config.lora says so. dtype: of the
+    stored weights. An older checkpoint at `folder` is replaced.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder).resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        new.chmod(0o755)
+        settings = {"format": config.format} | dataclasses.asdict(config)
+        (new / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
+        weights = {
+            name: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype)
+            for name, value in bridge.state_dict().items()
+        }
+        save_file({k: v.contiguous() for k, v in weights.items()}, new / WEIGHTS)
+        if config.lora:
+            lora.save(language, new / LORA)
+        write_manifest(new)
+        for file in new.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+        old = new.with_name(new.name + ".old")
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def load_config(folder: Path) -> CheckpointConfig:
+    """config.json, read strictly. Raises CheckpointError."""
+    try:
+        return from_dict(CheckpointConfig, read_json(folder / CONFIG))
+    except CheckpointError:
+        raise
+    except LoupeError as error:
+        raise CheckpointError(f"{folder / CONFIG}: {error}") from None
+
+
+def load_bridge(folder: Path, config: CheckpointConfig) -> Bridge:
+    """The trained bridge in float32, every weight found and none left over."""
+    from safetensors.torch import load_file
+
+    with torch.device("meta"):  # no time is spent on weights that are replaced at once
+        bridge = Bridge(config.bridge)
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except Exception:  # safetensors' own error, or the system's
+        raise CheckpointError(
+            f"{folder / WEIGHTS} is missing or damaged: copy the folder again"
+        ) from None
+    known = bridge.state_dict()
+    missing, unexpected = sorted(known.keys() - weights), sorted(weights.keys() - known)
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{folder / WEIGHTS} does not fit {CONFIG}: {len(missing)} weights missing "
+            f"({', '.join(missing[:2]) or 'none'}), {len(unexpected)} unexpected "
+            f"({', '.join(unexpected[:2]) or 'none'})"
+        )
+    for name, value in weights.items():
+        if value.shape != known[name].shape:
+            raise CheckpointError(
+                f"{folder / WEIGHTS} does not fit {CONFIG}: {name} is {tuple(value.shape)}, "
+                f"expected {tuple(known[name].shape)}"
+            )
+        weights[name] = value.float() if value.is_floating_point() else value
+    bridge.load_state_dict(weights, assign=True)
+    return bridge
+
+
+def write_manifest(folder: Path) -> None:
+    """(Re)write manifest.json from the files as they are now."""
+    files = {name: sha256(folder / name) for name in guarded(folder, load_config(folder))}
+    (folder / MANIFEST).write_text(json.dumps({"sha256": files}, indent=2) + "\n")
+
+
+def verify(folder: Path) -> None:
+    """Raises CheckpointError, naming the file, if one is missing or differs by as much as a bit."""
+    files = read_json(folder / MANIFEST).get("sha256")
+    if not isinstance(files, dict) or CONFIG not in files:
+        raise CheckpointError(f"{folder / MANIFEST} is damaged: copy the folder again")
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing: copy the whole checkpoint again")
+        if sha256(path) != expected:
+            raise CheckpointError(
+                f"{path} is damaged (its SHA-256 is not the manifest's): copy it again"
+            )
+
+
+def guarded(folder: Path, config: CheckpointConfig) -> list[str]:
+    """Files the manifest lists, relative to the checkpoint: its own, and the parts' beside it."""
+    own = [folder / CONFIG, folder / WEIGHTS]
+    folders = [folder / LORA] if config.lora else []
+    folders += [folder / part.path for part in config.parts if is_relative(folder, part.path)]
+    paths = own + [file for one in folders for file in one.glob("*") if file.is_file()]
+    return sorted({Path(os.path.relpath(path, folder)).as_posix() for path in paths})
+
+
+def is_relative(folder: Path, path: str) -> bool:
+    """Whether a part's path is a folder relative to the checkpoint, rather than a hub id."""
+    return not Path(path).is_absolute() and (path.startswith(".") or (folder / path).is_dir())
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
