@@ -102,17 +102,22 @@ class QFormerLayer(nn.Module):
         memory: KeyValue | None = None,
         memory_bias: Tensor | None = None,
         return_map: bool = False,
+        return_text: bool = True,
     ) -> tuple[Tensor, KeyValue, Tensor | None]:
         """states: (N, queries + text, width). memory: (B, heads, tokens, d), N a multiple of B.
 
-        memory_bias: broadcast to (B, 1, N / B * queries, tokens). Returns the new states, this
-        layer's own self-attention keys and values, and the cross-attention map
-        (N, heads, queries, tokens) if asked and there is one.
+        memory_bias: broadcast to (B, 1, N / B * queries, tokens). return_text: False computes
+        the query rows alone. Returns the new states, this layer's own self-attention keys and
+        values, and the cross-attention map (N, heads, queries, tokens) if asked and there is one.
         """
         own = self.attention.remember(states)
         seen = own
         if prefix is not None:
             seen = torch.cat([prefix[0], own[0]], dim=2), torch.cat([prefix[1], own[1]], dim=2)
+        if not return_text:
+            states = states[:, :num_queries]
+            if self_mask is not None and self_mask.shape[2] > 1:
+                self_mask = self_mask[:, :, :num_queries]
         states, _ = self.attention.read(states, seen, self_mask)
         queries, text = states[:, :num_queries], states[:, num_queries:]
         attention_map = None

@@ -109,6 +109,7 @@ class QFormer(nn.Module):
         pattern: Pattern = "bidirectional",
         prefix: list[KeyValue] | None = None,
         return_maps: bool = False,
+        return_text: bool = True,
     ) -> QFormerOutput:
         """Read B pictures in N = B * passes rows, picture-major; without a memory, text only.
 
@@ -118,6 +119,7 @@ class QFormer(nn.Module):
         layers, N, tokens) added to the cross-attention logits, -inf hides a patch.
         pattern: see `masks.self_attention_mask`. prefix: `QFormerOutput.prefix` of a query pass
         over the same N rows; then only text is given, and the pattern is "causal".
+        return_text: False spares the last layer the text rows, where only queries are wanted.
         Raises ValueError for rows that do not fit together and for a row that sees no patch.
         """
         if prefix is not None and (pattern != "causal" or memory is not None or input_ids is None):
@@ -163,13 +165,14 @@ class QFormer(nn.Module):
                 memory=pair,
                 memory_bias=bias,
                 return_map=return_maps,
+                return_text=return_text or memory is None or index + 1 < len(self.layers),
             )
             own.append(key_value)
             if attention_map is not None:
                 maps.append(attention_map)
         return QFormerOutput(
             query_embeds=states[:, :num_queries] if num_queries else None,
-            text_embeds=states[:, num_queries:] if input_ids is not None else None,
+            text_embeds=None if states.shape[1] == num_queries else states[:, num_queries:],
             prefix=own,
             maps=maps if return_maps else None,
         )

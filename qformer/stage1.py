@@ -147,6 +147,7 @@ class Stage1(nn.Module):
             input_ids=input_ids,
             attention_mask=attention_mask,
             patch_bias=patch_bias,
+            return_text=False,
         ).query_embeds
         return self.itm_head(states.mean(1))  # linear: equal to the mean of the queries' logits
 
