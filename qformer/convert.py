@@ -128,8 +128,8 @@ def _rename(
         spellings = () if theirs is None else (theirs,) if isinstance(theirs, str) else theirs
         for spelling in spellings[:1] if outward else spellings:
             source, target = (ours, spelling) if outward else (spelling, ours)
-            pattern = re.escape(source).replace(r"\{i\}", r"(?P<i>\d+)")
-            rules.append((re.compile(rf"{pattern}(?P<leaf>|\.weight|\.bias)"), target))
+            spelled = re.escape(source).replace(r"\{i\}", r"(?P<i>\d+)")
+            rules.append((re.compile(rf"{spelled}(?P<leaf>|\.weight|\.bias)"), target))
     renamed: StateDict = {}
     homeless = []
     for key, tensor in state_dict.items():
