@@ -127,9 +127,10 @@ class Bridge(nn.Module):
             raise ValueError("this bridge is instruct: its rows need input_ids (the instruction)")
         if rows.input_ids is not None:
             arguments.update(input_ids=rows.input_ids, attention_mask=rows.attention_mask)
-            if self.region_upgrade is not None and rows.text_has_geometry is not None:
-                offsets = self.region_upgrade.embed_geometry(rows.text_geometry)
-                arguments["text_offsets"] = offsets * rows.text_has_geometry[..., None]
+            named, geometry = rows.text_has_geometry, rows.text_geometry
+            if self.region_upgrade is not None and named is not None and geometry is not None:
+                offsets = self.region_upgrade.embed_geometry(geometry)
+                arguments["text_offsets"] = offsets * named[..., None]
         if not rows.is_region.any():
             return arguments
         if self.region_upgrade is not None:

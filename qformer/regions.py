@@ -168,6 +168,19 @@ def focal_crop(image: Tensor, region_mask: Tensor, box: Box) -> tuple[Tensor, Te
     return torch.where(inside[..., None], crop, blurred), inside
 
 
+def placed(start: float, stop: float, pixels: int, patches: int) -> Tensor:
+    """(patches, patches): the share of each patch of a crop that lies in each of the picture's.
+
+    One side of both: the crop spans start to stop of the picture's pixels.
+    """
+    edges = torch.arange(patches + 1, dtype=torch.float64) / patches
+    picture, crop = edges * pixels, start + edges * (stop - start)
+    shared = torch.minimum(picture[1:, None], crop[1:]) - torch.maximum(
+        picture[:-1, None], crop[:-1]
+    )
+    return (shared.clamp(min=0) * patches / (stop - start)).float()
+
+
 class RegionUpgrade(nn.Module):
     """What training adds to region rows; as initialised it changes nothing, bit for bit.
 
