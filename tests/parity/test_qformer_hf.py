@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from qformer import QFormer, QFormerConfig, Stage1
+from qformer import Bridge, BridgeConfig, QFormer, QFormerConfig, RegionConfig, Stage1
 from qformer.convert import from_huggingface, to_huggingface
 
 transformers = pytest.importorskip("transformers")
@@ -152,3 +152,25 @@ def test_every_weight_of_theirs_survives_the_way_there_and_back(retrieval):
     assert all(back[name].equal(retrieval.state_dict()[name]) for name in back)
     _, unnamed = to_huggingface(ours_from(retrieval).state_dict())
     assert {name.split(".")[0] for name in unnamed} == {"temperature", "generation_head"}
+
+
+def test_the_bridge_of_blip2_for_conditional_generation_is_found_whole():
+    vision = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1}
+    language = {"vocab_size": 40, "hidden_size": 16, "ffn_dim": 32, "num_hidden_layers": 1}
+    theirs = transformers.Blip2ForConditionalGeneration(
+        transformers.Blip2Config(
+            vision_config=vision | {"num_attention_heads": 2, "image_size": 28, "patch_size": 14},
+            qformer_config=their_qformer_config().to_dict(),
+            text_config=language
+            | {"model_type": "opt", "num_attention_heads": 2, "word_embed_proj_dim": 16},
+            num_query_tokens=5,
+        )
+    )
+    weights, homeless = from_huggingface(theirs.state_dict())
+    assert all(name.startswith(("vision_model.", "language_model.")) for name in homeless)
+    config = our_config(vocab_size=0, text_feed_forward=False)
+    bridge = Bridge(BridgeConfig(config, RegionConfig(), language_width=16))
+    bridge.load_state_dict(weights, strict=True)
+    back, homeless = to_huggingface(bridge.state_dict())
+    assert homeless == []
+    assert set(back) <= set(theirs.state_dict())
