@@ -62,9 +62,8 @@ def open_model(
     architecture: class name, by default the one config.json names. ignore_missing: beginnings of
     names of weights the caller does not use. Raises CheckpointError if the folder is incomplete.
     """
-    name = architecture
-    if name is None:
-        name = (read_settings(source, "config.json", revision).get("architectures") or [None])[0]
+    named = read_settings(source, "config.json", revision).get("architectures") or [None]
+    name = architecture or named[0]
     if is_folder(source) and not any(Path(source).glob("*.safetensors")):
         raise CheckpointError(
             f"{source} has no .safetensors weights: copy the whole folder again, or save it anew "

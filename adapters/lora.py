@@ -6,6 +6,7 @@ arXiv 2106.09685; rank-stabilised scaling (rsLoRA): arXiv 2312.03732.
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ def attach(language: Any, rank: int = 16, alpha: int | None = None) -> list[nn.P
     config = LoraConfig(
         r=rank, lora_alpha=alpha or 2 * rank, use_rslora=True, target_modules="all-linear"
     )
-    language.model = get_peft_model(language.model, config)
+    with warnings.catch_warnings():  # peft's calls to what transformers renamed
+        warnings.simplefilter("ignore", FutureWarning)
+        language.model = get_peft_model(language.model, config)
     return [p for p in language.model.parameters() if p.requires_grad]
 
 

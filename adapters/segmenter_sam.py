@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adapters.folder import Source, open_model
+from adapters.folder import Source, open_model, read_settings
 from adapters.frozen import Frozen
 from adapters.vision import Normalisation
-from qformer.contracts import RegionError, Segmentation, SegmentPrompt
+from qformer.contracts import CheckpointError, RegionError, Segmentation, SegmentPrompt
 
 
 @dataclass
@@ -57,6 +57,9 @@ class SamSegmenter(Frozen):
     def open(
         cls, source: Source, dtype: torch.dtype = torch.float32, revision: str | None = None
     ) -> Self:
+        model_type = read_settings(source, "config.json", revision).get("model_type")
+        if model_type != "sam":
+            raise CheckpointError(f"{source} is a {model_type!r} model, not 'sam': choose another")
         model = open_model(source, dtype, revision, "SamModel")
         return cls(model, Normalisation.open(source, revision))
 

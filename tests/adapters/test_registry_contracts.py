@@ -1,0 +1,278 @@
+"""What every entry of the registries must do, whatever it wraps."""
+
+import pytest
+import tiny
+import torch
+
+from adapters.registry import LANGUAGE_MODELS, SEGMENTERS, VISION_ENCODERS
+from qformer.contracts import CheckpointError, Decoding, QuestionError, RegionError, SegmentPrompt
+
+ENTRIES = [
+    *(("VISION", VISION_ENCODERS, kind) for kind in VISION_ENCODERS),
+    *(("LANGUAGE", LANGUAGE_MODELS, kind) for kind in LANGUAGE_MODELS),
+    *(("SEGMENTER", SEGMENTERS, kind) for kind in SEGMENTERS),
+]
+every_part = pytest.mark.parametrize(
+    ("room", "registry", "kind"),
+    ENTRIES,
+    ids=[f"{room.lower()}-{kind}" for room, _, kind in ENTRIES],
+)
+every_vision = pytest.mark.parametrize("kind", VISION_ENCODERS)
+every_language = pytest.mark.parametrize("kind", LANGUAGE_MODELS)
+every_segmenter = pytest.mark.parametrize("kind", SEGMENTERS)
+
+
+@pytest.fixture(scope="session")
+def part(tiny_folder):
+    """part("VISION", "hf"): the tiny model of a registry's entry, opened once."""
+    opened = {}
+
+    def open_part(room, kind):
+        if (room, kind) not in opened:
+            registry = {"VISION": VISION_ENCODERS, "LANGUAGE": LANGUAGE_MODELS}.get(
+                room, SEGMENTERS
+            )
+            opened[room, kind] = registry[kind](tiny_folder(getattr(tiny, room)[kind].__name__))
+        return opened[room, kind]
+
+    return open_part
+
+
+@every_part
+def test_a_part_is_frozen_in_gradients_and_mode(part, room, registry, kind):
+    module = part(room, kind)
+    torch.nn.Sequential(module).train()
+    assert not any(parameter.requires_grad for parameter in module.parameters())
+    assert not any(child.training for child in module.modules())
+
+
+@every_part
+def test_half_precision_folders_open_in_float32(part, room, registry, kind):
+    assert {value.dtype for value in part(room, kind).parameters()} == {torch.float32}
+
+
+@every_part
+def test_a_part_opens_in_the_precision_asked_for(tiny_folder, room, registry, kind):
+    module = registry[kind](tiny_folder(getattr(tiny, room)[kind].__name__), torch.bfloat16)
+    assert torch.bfloat16 in {value.dtype for value in module.parameters()}
+
+
+@every_part
+def test_a_folder_that_is_not_there_is_named(room, registry, kind, tmp_path):
+    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
+        registry[kind](tmp_path / "nowhere")
+
+
+@every_part
+def test_a_folder_without_weights_is_an_error(tiny_folder, room, registry, kind, tmp_path):
+    folder = copy(tiny_folder(getattr(tiny, room)[kind].__name__), tmp_path)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"has no \.safetensors weights"):
+        registry[kind](folder)
+
+
+@every_part
+def test_a_weight_that_is_missing_is_never_made_up(tiny_folder, room, registry, kind, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = copy(tiny_folder(getattr(tiny, room)[kind].__name__), tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    weights.pop(next(name for name in weights if "layer" in name and name.endswith(".weight")))
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match="lacks 1 weights"):
+        registry[kind](folder)
+
+
+def copy(source, target):
+    for file in source.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    return target
+
+
+# Vision encoders
+
+
+@every_vision
+def test_shapes_follow_the_grid(part, kind, image):
+    vision = part("VISION", kind)
+    pixel_values = vision.preprocess(image)
+    assert pixel_values.shape == (3, *vision.image_size)
+    assert pixel_values.dtype == torch.float32
+    image_embeds = vision.encode(torch.stack([pixel_values, pixel_values]))
+    patches = vision.grid[0] * vision.grid[1]
+    assert image_embeds.shape == (2, vision.leading_tokens + patches, vision.width)
+
+
+@every_vision
+def test_encoding_is_deterministic_and_sees_the_picture(part, kind, image):
+    vision = part("VISION", kind)
+    pixel_values = vision.preprocess(image)[None]
+    torch.testing.assert_close(vision.encode(pixel_values), vision.encode(pixel_values))
+    assert (vision.encode(pixel_values) - vision.encode(-pixel_values)).abs().max() > 1e-3
+
+
+@every_vision
+def test_patches_lie_row_by_row_behind_the_leading_tokens(part, kind):
+    vision = part("VISION", kind)
+    patch = vision.image_size[1] // vision.grid[1]
+    dark = torch.zeros(1, 3, *vision.image_size)
+    lit = dark.clone()
+    row, column = 1, 2
+    lit[:, :, row * patch : (row + 1) * patch, column * patch : (column + 1) * patch] = 3.0
+    change = (vision.encode(lit) - vision.encode(dark)).norm(dim=-1)[0, vision.leading_tokens :]
+    assert change.argmax() == row * vision.grid[1] + column
+
+
+@every_vision
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (7, 5), (300, 500)])
+def test_any_picture_size_is_stretched(part, kind, size):
+    vision = part("VISION", kind)
+    grey = torch.full((*size, 3), 128, dtype=torch.uint8)
+    expected = (128 / 255 - vision.mean) / vision.std
+    torch.testing.assert_close(vision.preprocess(grey), expected.expand(3, *vision.image_size))
+
+
+# Language models
+
+
+def prompt(language, n=7, seed=0):
+    return torch.randn(n, language.width, generator=torch.Generator().manual_seed(seed))
+
+
+@every_language
+def test_text_survives_ids(part, kind):
+    language = part("LANGUAGE", kind)
+    text = "a small red circle, a yellow cat"
+    ids = language.tokenize(text)
+    assert ids.dtype == torch.int64
+    assert language.decode(ids.tolist()) == text
+    assert language.decode([*ids.tolist(), language.eos_id]) == text
+    assert language.embed(ids).shape == (len(ids), language.width)
+    assert language.embed(language.start_ids()).shape == (len(language.start_ids()), language.width)
+
+
+@every_language
+def test_no_text_is_no_ids(part, kind):
+    language = part("LANGUAGE", kind)
+    assert language.tokenize("").shape == (0,)
+    assert language.tokenize("").dtype == torch.int64
+    assert language.decode([]) == ""
+
+
+@every_language
+@pytest.mark.parametrize("beams", [1, 3])
+def test_writing_is_deterministic_and_bounded(part, kind, beams):
+    language = part("LANGUAGE", kind)
+    decoding = Decoding(max_new_tokens=6, beams=beams)
+    ids = list(language.generate(prompt(language), decoding))
+    assert ids == list(language.generate(prompt(language), decoding))
+    assert 0 < len(ids) <= 6
+    assert all(isinstance(i, int) and i != language.eos_id for i in ids)
+
+
+@every_language
+def test_an_answer_stop_ends_the_answer_as_eos_does(part, kind):
+    language = part("LANGUAGE", kind)
+    decoding = Decoding(max_new_tokens=6)
+    ids = list(language.generate(prompt(language), decoding))
+    stopped = list(language.generate(prompt(language), decoding, answer_stop=ids[-1]))
+    assert stopped == ids[: ids.index(ids[-1])]
+
+
+@every_language
+def test_sampling_varies(part, kind):
+    language = part("LANGUAGE", kind)
+    torch.manual_seed(0)
+    decoding = Decoding(max_new_tokens=6, temperature=3.0)
+    assert len({tuple(language.generate(prompt(language), decoding)) for _ in range(5)}) > 1
+
+
+@every_language
+def test_a_prompt_beyond_the_context_is_a_question_error_with_both_numbers(part, kind):
+    language = part("LANGUAGE", kind)
+    long = prompt(language, language.context)
+    with pytest.raises(QuestionError, match=rf"{language.context} tokens .* reads \d+"):
+        language.generate(long, Decoding())
+
+
+@every_language
+def test_the_loss_is_a_token_mean_whatever_the_padding(part, kind):
+    language = part("LANGUAGE", kind)
+    prompts = [prompt(language, 3), prompt(language, 8, seed=1)]
+    answers = [torch.tensor([9, 8, 7, language.eos_id]), torch.tensor([6, language.eos_id])]
+    both = language.loss(prompts, answers)
+    one, two = (language.loss([p], [a]) for p, a in zip(prompts, answers, strict=True))
+    torch.testing.assert_close(both, (4 * one + 2 * two) / 6)
+    weights = [torch.zeros(4), torch.tensor([1.0, 0.0])]
+    first = language.loss([prompts[1]], [answers[1]], [torch.tensor([1.0, 0.0])])
+    torch.testing.assert_close(language.loss(prompts, answers, weights), first)
+
+
+@every_language
+def test_gradients_reach_the_prompts_alone(part, kind):
+    language = part("LANGUAGE", kind)
+    prompts = [prompt(language, 4).requires_grad_(), prompt(language, 6).requires_grad_()]
+    language.loss(prompts, [torch.tensor([5, 6]), torch.tensor([7])]).backward()
+    assert all(p.grad.norm() > 0 for p in prompts)
+    assert all(parameter.grad is None for parameter in language.parameters())
+
+
+@every_language
+def test_the_loss_is_of_what_is_written(part, kind):
+    """Greedy ids are the likeliest answer of their length, as far as single tokens go."""
+    language = part("LANGUAGE", kind)
+    first = next(language.generate(prompt(language), Decoding()))
+    losses = [language.loss([prompt(language)], [torch.tensor([i])]) for i in range(20, 60)]
+    assert language.loss([prompt(language)], [torch.tensor([first])]) <= min(losses)
+
+
+# Segmenters
+
+CLICK = SegmentPrompt(points=((30.0, 20.0, 1),))
+PROMPTS = {
+    "click": CLICK,
+    "exclude": SegmentPrompt(points=((30.0, 20.0, 1), (5.0, 5.0, 0))),
+    "box": SegmentPrompt(box=(10.0, 5.0, 40.0, 30.0)),
+    "box and click": SegmentPrompt(points=((30.0, 20.0, 1),), box=(10.0, 5.0, 40.0, 30.0)),
+}
+
+
+@every_segmenter
+@pytest.mark.parametrize("name", PROMPTS)
+def test_region_masks_have_the_pictures_size_best_first(part, kind, name, image):
+    segmenter = part("SEGMENTER", kind)
+    segmentation = segmenter.segment(segmenter.encode(image), PROMPTS[name])
+    count = 3 if name == "click" else 1  # a lone click is ambiguous
+    assert segmentation.region_masks.shape == (count, *image.shape[:2])
+    assert segmentation.region_masks.dtype == torch.bool
+    assert segmentation.scores.shape == (count,)
+    assert segmentation.scores.tolist() == sorted(segmentation.scores.tolist(), reverse=True)
+    assert len(segmentation.logits) == count
+
+
+@every_segmenter
+def test_earlier_logits_refine(part, kind, image):
+    segmenter = part("SEGMENTER", kind)
+    embedding = segmenter.encode(image)
+    before = segmenter.segment(embedding, CLICK)
+    again = SegmentPrompt(CLICK.points, logits=before.logits[0])
+    after = segmenter.segment(embedding, again)
+    assert after.logits.shape == (1, *before.logits.shape[1:])
+    alone = segmenter.segment(embedding, SegmentPrompt(logits=before.logits[0]))
+    assert alone.region_masks.shape == (1, *image.shape[:2])
+
+
+@every_segmenter
+@pytest.mark.parametrize("size", [(1, 1), (1, 200), (64, 64), (200, 90)])
+def test_any_picture_size_is_segmented(part, kind, size):
+    segmenter = part("SEGMENTER", kind)
+    picture = torch.zeros(*size, 3, dtype=torch.uint8)
+    segmentation = segmenter.segment(segmenter.encode(picture), SegmentPrompt(((0.0, 0.0, 1),)))
+    assert segmentation.region_masks.shape[1:] == size
+
+
+@every_segmenter
+def test_an_empty_prompt_is_an_error(part, kind, image):
+    segmenter = part("SEGMENTER", kind)
+    with pytest.raises(RegionError, match="nothing is pointed at"):
+        segmenter.segment(segmenter.encode(image), SegmentPrompt())

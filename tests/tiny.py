@@ -1,0 +1,299 @@
+"""Tiny random models of every kind Loupe reads, as the folders that save_pretrained writes."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+TEXT = [
+    "a small red circle at the left, a big dotted blue star next to the green house.",
+    "picture: region 1: question: what is this? answer: a yellow cat",
+    "how many pink fish are there? three. is there a tree? yes, behind the purple car.",
+    "which is bigger, region 1 or region 2? and its colour? the striped orange flower.",
+]
+IMAGE_SIZE, PATCH, WIDTH = 32, 8, 24  # of every tiny vision encoder
+GRID = IMAGE_SIZE // PATCH
+
+
+def save(model: Any, folder: Path, preprocessor: bool = False) -> Path:
+    """Save in half precision, as published folders often are."""
+    model.half().save_pretrained(folder)
+    if preprocessor:
+        values = {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28], "resample": 3}
+        (folder / "preprocessor_config.json").write_text(json.dumps(values))
+    return folder
+
+
+def shape(layers: int = 2) -> dict[str, int]:
+    return {
+        "hidden_size": WIDTH,
+        "intermediate_size": 2 * WIDTH,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 2,
+        "image_size": IMAGE_SIZE,
+        "patch_size": PATCH,
+    }
+
+
+def vit(folder: Path) -> Path:
+    from transformers import ViTConfig, ViTModel
+
+    torch.manual_seed(0)
+    config = ViTConfig(**shape(), initializer_range=0.2)
+    return save(ViTModel(config, add_pooling_layer=False), folder, preprocessor=True)
+
+
+def deit(folder: Path) -> Path:
+    from transformers import DeiTConfig, DeiTModel
+
+    torch.manual_seed(0)
+    return save(DeiTModel(DeiTConfig(**shape())), folder, preprocessor=True)
+
+
+def dinov2(folder: Path) -> Path:
+    from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+    torch.manual_seed(0)
+    sizes = {key: value for key, value in shape().items() if key != "intermediate_size"}
+    config = Dinov2WithRegistersConfig(**sizes, num_register_tokens=3)
+    return save(Dinov2WithRegistersModel(config), folder, preprocessor=True)
+
+
+def siglip(folder: Path) -> Path:
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    torch.manual_seed(0)
+    return save(SiglipVisionModel(SiglipVisionConfig(**shape())), folder, preprocessor=True)
+
+
+def clip(folder: Path) -> Path:
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    torch.manual_seed(0)
+    return save(CLIPVisionModel(CLIPVisionConfig(**shape(3))), folder, preprocessor=True)
+
+
+def eva(folder: Path) -> Path:
+    from transformers import Blip2VisionConfig, Blip2VisionModel
+
+    torch.manual_seed(0)
+    model = Blip2VisionModel(Blip2VisionConfig(**shape()))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return save(model, folder, preprocessor=True)
+
+
+def sentencepiece(file: Path, **options: Any) -> Path:
+    """Train a sentencepiece model on TEXT; returns the .model file."""
+    from sentencepiece import SentencePieceTrainer
+
+    model = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXT * 5),
+        model_writer=model,
+        model_type="unigram",
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **options,
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(model.getvalue())
+    return file
+
+
+def llama(folder: Path) -> Path:
+    """A Llama with a tokenizer like the embedded default's: pad 0, unk 1, bos 2, eos 3."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from adapters.tokenizer import open_tokenizer, save_sentencepiece
+
+    file = sentencepiece(
+        folder / "tokenizer.model",
+        vocab_size=400,
+        byte_fallback=True,
+        normalization_rule_name="nmt_nfkc_cf",
+        pad_id=0,
+        unk_id=1,
+        bos_id=2,
+        eos_id=3,
+        user_defined_symbols=["[CLS]", "[DEC]"],
+    )
+    save_sentencepiece(file, folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(open_tokenizer(folder)),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+        initializer_range=0.4,
+        tie_word_embeddings=True,
+    )
+    return save(LlamaForCausalLM(config), folder)
+
+
+def opt(folder: Path) -> Path:
+    """An OPT with a byte-level BPE tokenizer, that opens a text with </s>."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXT, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="</s> $A", special_tokens=[("</s>", 2)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="</s>", eos_token="</s>", pad_token="<pad>"
+    )
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = OPTConfig(
+        vocab_size=320,
+        hidden_size=32,
+        word_embed_proj_dim=16,
+        ffn_dim=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=128,
+        init_std=0.4,
+        eos_token_id=5,  # as in BLIP-2, where a newline ends an answer
+    )
+    return save(OPTForCausalLM(config), folder)
+
+
+def t5(folder: Path) -> Path:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    sentencepiece(folder / "spiece.model", vocab_size=120, pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 0})
+    )
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=128,
+        d_model=32,
+        d_kv=16,
+        d_ff=48,
+        num_layers=2,
+        num_heads=2,
+        decoder_start_token_id=0,
+        initializer_factor=2.0,
+    )
+    return save(T5ForConditionalGeneration(config), folder)
+
+
+def sam(folder: Path) -> Path:
+    from transformers import SamConfig, SamModel
+
+    torch.manual_seed(0)
+    config = SamConfig(
+        vision_config={
+            "hidden_size": 24,
+            "output_channels": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 64,
+            "patch_size": 8,
+            "window_size": 3,
+            "global_attn_indexes": [1],
+            "mlp_dim": 48,
+            "num_pos_feats": 16,
+            "initializer_range": 0.1,
+        },
+        prompt_encoder_config={
+            "hidden_size": 32,
+            "image_size": 64,
+            "patch_size": 8,
+            "image_embedding_size": 8,
+        },
+        mask_decoder_config={
+            "hidden_size": 32,
+            "mlp_dim": 48,
+            "num_attention_heads": 2,
+            "iou_head_hidden_dim": 32,
+        },
+    )
+    config.initializer_range = 0.1
+    return save(SamModel(config), folder, preprocessor=True)
+
+
+VISION = {"hf": vit, "clip": clip, "eva": eva}  # a folder for each entry of the registries
+LANGUAGE = {"decoder": llama, "encoder-decoder": t5}
+SEGMENTER = {"sam": sam}
+
+
+def loupe(root: Path, instruct: bool = True, lora: bool = False) -> Path:
+    """A whole model below `root`: frozen folders and, beside them, the checkpoint root/loupe."""
+    from adapters import lora as low_rank
+    from adapters.checkpoint import save_checkpoint
+    from adapters.config import CheckpointConfig, PartConfig, TokenizerConfig
+    from adapters.registry import LANGUAGE_MODELS
+    from qformer.bridge import Bridge, BridgeConfig
+    from qformer.config import QFormerConfig
+    from qformer.contracts import Decoding
+    from qformer.prompt import PromptConfig
+    from qformer.regions import RegionConfig
+
+    vit(root / "vision")
+    llama(root / "language")
+    sam(root / "segmenter")
+    language = LANGUAGE_MODELS["decoder"](root / "language")
+    qformer = QFormerConfig(
+        hidden_size=32,
+        num_layers=3,
+        num_heads=4,
+        intermediate_size=48,
+        encoder_hidden_size=WIDTH,
+        num_queries=4,
+        vocab_size=len(language.tokenizer),
+        max_positions=64,
+        cls_id=4,
+        dec_id=5,
+        itc_size=16,
+    )
+    config = CheckpointConfig(
+        vision=PartConfig("hf", "../vision"),
+        language=PartConfig("decoder", "../language"),
+        segmenter=PartConfig("sam", "../segmenter"),
+        tokenizer=TokenizerConfig("../language"),
+        bridge=BridgeConfig(
+            qformer,
+            RegionConfig(trainable=True),
+            language_width=language.width,
+            instruct=instruct,
+        ),
+        prompt=PromptConfig(
+            picture="picture: {tokens}",
+            region=" {name}: {tokens}",
+            question=" question: {question} answer:",
+        ),
+        decoding=Decoding(max_new_tokens=8),
+        lora=lora,
+        domain="tiny random weights",
+    )
+    torch.manual_seed(0)
+    bridge = Bridge(config.bridge)
+    for parameter in bridge.qformer.parameters():  # away from BERT's flat start
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    if lora:
+        for parameter in low_rank.attach(language, rank=4):
+            torch.nn.init.normal_(parameter, std=0.1)
+    save_checkpoint(root / "loupe", config, bridge, language)
+    return root / "loupe"
