@@ -1,0 +1,1 @@
+"""What a user touches: the session, the Gradio chat and the command line."""

@@ -1,0 +1,180 @@
+"""`loupe ask --batch`: questions as JSON lines in, answers as JSON lines out.
+
+Also the one place where a region as a user writes it ({"points"}, {"box"} or {"mask"}) becomes a
+Region.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from adapters.images import load_image, load_region_mask
+from qformer.assistant import Assistant
+from qformer.contracts import LoupeError, QuestionError, RegionError
+from qformer.regions import Region
+from qformer.view import View
+
+KEYS = ("id", "image", "question", "regions")
+REGION_KEYS = ("points", "box", "mask")
+
+log = logging.getLogger(__name__)
+
+
+def region(view: View, wanted: Any, number: int, folder: Path = Path()) -> Region:
+    """Region `number` as the user describes it. RegionError where that describes none.
+
+    wanted: {"points": [[x, y, 1 or 0], ...]}, {"box": [x0, y0, x1, y1]}, both, or
+    {"mask": file}; files are looked up in `folder`, then in the current one.
+    """
+    if not isinstance(wanted, dict) or not wanted or not set(wanted) <= set(REGION_KEYS):
+        raise RegionError(f'a region is {{"points"}}, {{"box"}} or {{"mask"}}, not {shown(wanted)}')
+    name = f"region {number}"
+    if "mask" in wanted:
+        if len(wanted) > 1 or not isinstance(wanted["mask"], str):
+            raise RegionError('{"mask": file} stands alone and names a file')
+        return view.region(load_region_mask(find(wanted["mask"], folder), view.size), name)
+    points = wanted.get("points", ())
+    if not isinstance(points, Sequence) or not all(is_row(point, 3) for point in points):
+        raise RegionError(f'"points" is a list of [x, y, 1 or 0], not {shown(points)}')
+    box = wanted.get("box")
+    if box is not None and not is_row(box, 4):
+        raise RegionError(f'"box" is [x0, y0, x1, y1], not {shown(box)}')
+    found = view.segment([tuple(point) for point in points], None if box is None else tuple(box))
+    return view.region(found.region_masks[0], name, float(found.scores[0]))
+
+
+def described(one: Region) -> dict:
+    """A region as answers report it: box in pixels, area in pixels, the segmenter's score."""
+    score = None if one.score is None else round(one.score, 4)
+    return {"box": list(one.box), "area": one.area, "score": score}
+
+
+def is_row(values: Any, length: int) -> bool:
+    return (
+        isinstance(values, Sequence)
+        and len(values) == length
+        and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    )
+
+
+def shown(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def find(name: str, folder: Path) -> Path:
+    beside = folder / name
+    return beside if beside.exists() else Path(name)
+
+
+def run(source: str, build: Callable[[], Assistant]) -> int:
+    """Answer every line; a bad one yields {"id", "error"} and the run goes on."""
+    lines, folder = read(source)
+    asked = [parse(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    assistant = build()
+    failed = 0
+    for done, answer in enumerate(answers(assistant, asked, folder), 1):
+        failed += "error" in answer
+        print(json.dumps(answer, ensure_ascii=False), flush=True)
+        progress(done, len(asked), failed)
+    return 0
+
+
+def read(source: str) -> tuple[list[str], Path]:
+    """The lines, and the folder their files are looked up in."""
+    if source == "-":
+        return sys.stdin.read().splitlines(), Path()
+    try:
+        return Path(source).read_text(encoding="utf-8-sig").splitlines(), Path(source).parent
+    except FileNotFoundError:
+        raise LoupeError(f"there is no file {source}: check the path") from None
+    except UnicodeDecodeError:
+        raise LoupeError(f"{source} is not a UTF-8 text of JSON lines") from None
+    except OSError as error:
+        raise LoupeError(f"{source} cannot be read: {error.strerror}") from None
+
+
+def parse(number: int, line: str) -> dict:
+    """One line, checked: {"id", "image", "question", "regions"} or {"id", "error"}.
+
+    A line without an id is known by its number, from 1.
+    """
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return {"id": number, "error": f"line {number} is not JSON"}
+    if not isinstance(values, dict):
+        return {"id": number, "error": f"line {number} is not a JSON object"}
+    values.setdefault("id", number)
+    for key in values.keys() - set(KEYS):  # a typo must not ask about the whole picture in silence
+        if near := difflib.get_close_matches(key, KEYS, n=1, cutoff=0.75):
+            return {"id": values["id"], "error": f"unknown key {key!r}; did you mean {near[0]!r}?"}
+    for key in ("image", "question"):
+        if not isinstance(values.get(key), str):
+            return {"id": values["id"], "error": f'"{key}" is missing or not a text'}
+    if not isinstance(values.setdefault("regions", []), list):
+        return {"id": values["id"], "error": '"regions" is not a list'}
+    return values
+
+
+def answers(assistant: Assistant, asked: list[dict], folder: Path) -> Iterator[dict]:
+    """The answers, those about one picture together, so that each picture is encoded once."""
+    by_image: dict[str | None, list[dict]] = {}
+    for one in asked:
+        by_image.setdefault(one.get("image") if "error" not in one else None, []).append(one)
+    for image, group in by_image.items():
+        view: View | LoupeError | None = None
+        for one in group:
+            if "error" in one:
+                yield {"id": one["id"], "error": one["error"]}
+                continue
+            try:
+                if view is None:
+                    view = opened(assistant, find(str(image), folder))
+                if isinstance(view, LoupeError):
+                    raise view
+                yield answer(view, one, folder)
+            except LoupeError as error:
+                yield {"id": one["id"], "error": str(error)}
+            except Exception as error:  # the run goes on, whatever one line does
+                log.exception("line %r failed", one["id"])
+                yield {"id": one["id"], "error": f"failed: {type(error).__name__}"}
+
+
+def opened(assistant: Assistant, path: Path) -> View | LoupeError:
+    """The picture's View, or what is wrong with it; either way it is read once."""
+    try:
+        return assistant.encode(load_image(path))
+    except LoupeError as error:
+        return error
+
+
+def answer(view: View, one: dict, folder: Path) -> dict:
+    """One question put to a picture."""
+    start = time.perf_counter()
+    if not one["question"].strip():
+        raise QuestionError("the question is empty: type one")
+    regions = [region(view, wanted, n, folder) for n, wanted in enumerate(one["regions"], 1)]
+    text = view.ask(one["question"], regions)
+    return {
+        "id": one["id"],
+        "answer": text,
+        "regions": [described(region) for region in regions],
+        "seconds": round(time.perf_counter() - start, 4),
+    }
+
+
+def progress(done: int, total: int, failed: int) -> None:
+    """How far the run is, on standard error: a line that renews itself on a terminal."""
+    text = f"{done}/{total} answered" + (f", {failed} failed" if failed else "")
+    if sys.stderr.isatty():
+        print(f"\r{text}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+    elif done == total or done % 100 == 0:
+        print(text, file=sys.stderr, flush=True)
