@@ -1,5 +1,6 @@
 """Loupe's bridge: a Q-Former that reads pictures and their regions. Needs torch alone."""
 
+from .assistant import Assistant, AssistantConfig
 from .bridge import Bridge, BridgeConfig, PassRows
 from .config import QFormerConfig, from_dict
 from .contracts import (
@@ -12,19 +13,26 @@ from .contracts import (
     Segmentation,
     SegmentPrompt,
 )
+from .conversation import Conversation, Turn
+from .prompt import PromptConfig
 from .qformer import ImageMemory, QFormer, QFormerOutput
 from .regions import Region, RegionConfig, RegionUpgrade
 from .stage1 import Stage1
+from .view import View
 
 __all__ = [
+    "Assistant",
+    "AssistantConfig",
     "Bridge",
     "BridgeConfig",
     "CheckpointError",
+    "Conversation",
     "Decoding",
     "ImageError",
     "ImageMemory",
     "LoupeError",
     "PassRows",
+    "PromptConfig",
     "QFormer",
     "QFormerConfig",
     "QFormerOutput",
@@ -36,5 +44,7 @@ __all__ = [
     "SegmentPrompt",
     "Segmentation",
     "Stage1",
+    "Turn",
+    "View",
     "from_dict",
 ]
