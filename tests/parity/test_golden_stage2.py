@@ -1,0 +1,172 @@
+"""Stage 2 with OPT against numbers of the reference implementation: loss, logits, greedy answer."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from adapters.language_decoder import DecoderLanguageModel
+from adapters.vision import HuggingFaceVisionEncoder, Normalisation
+from qformer.assistant import Assistant, AssistantConfig
+from qformer.bridge import Bridge, BridgeConfig, PassRows
+from qformer.config import QFormerConfig
+from qformer.contracts import Decoding
+from qformer.convert import from_lavis
+from qformer.prompt import PICTURE, PromptConfig, assemble, lay_out
+
+transformers = pytest.importorskip("transformers")
+
+FILE = Path(__file__).resolve().parents[1] / "golden" / "stage2_opt.safetensors"
+
+
+class Numerals:
+    """A tokenizer whose words are the ids themselves; </s> opens a text, as for OPT."""
+
+    start_ids, eos_id = (2,), 3
+
+    def __len__(self):
+        return 70
+
+    def __call__(self, text):
+        return [int(word) for word in text.split()]
+
+    def decode(self, ids):
+        return " ".join(map(str, ids))
+
+
+def named(weights, prefix):
+    return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return load_file(FILE)
+
+
+@pytest.fixture(scope="module")
+def vision(golden):
+    """Blip2VisionModel with the EVA's weights: the same tensors under other names."""
+    names = {
+        "patch_embed.proj": "embeddings.patch_embedding",
+        "cls_token": "embeddings.class_embedding",
+        "pos_embed": "embeddings.position_embedding",
+        "blocks.": "encoder.layers.",
+        "norm1": "layer_norm1",
+        "norm2": "layer_norm2",
+        "attn.qkv": "self_attn.qkv",
+        "attn.proj": "self_attn.projection",
+    }
+    weights = named(golden, "lavis.visual_encoder.")
+    for block in range(3):
+        query, value = (weights.pop(f"blocks.{block}.attn.{part}_bias") for part in "qv")
+        weights[f"blocks.{block}.attn.qkv.bias"] = torch.cat([query, 0 * query, value])
+    for old, new in names.items():
+        weights = {key.replace(old, new): tensor for key, tensor in weights.items()}
+    config = transformers.Blip2VisionConfig(
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=56,
+        patch_size=14,
+    )
+    model = transformers.Blip2VisionModel(config)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    assert unexpected == []
+    assert all(name.startswith("post_layernorm.") for name in missing)  # that is the bridge's
+    return HuggingFaceVisionEncoder(model, 1, Normalisation((0, 0, 0), (1, 1, 1)), hidden_state=-1)
+
+
+@pytest.fixture(scope="module")
+def language(golden):
+    with safe_open(FILE, "pt") as file:
+        told = json.loads(file.metadata()["config"])["opt"]
+    config = transformers.OPTConfig(
+        vocab_size=told["vocab"],
+        hidden_size=told["hidden"],
+        word_embed_proj_dim=told["hidden"],
+        ffn_dim=told["ffn"],
+        num_hidden_layers=told["layers"],
+        num_attention_heads=told["heads"],
+        max_position_embeddings=64,
+        pad_token_id=told["pad"],
+        bos_token_id=told["bos"],
+        eos_token_id=told["eos"],
+    )
+    model = transformers.OPTForCausalLM(config)
+    model.load_state_dict(named(golden, "lavis.opt_model."))
+    return DecoderLanguageModel(model, Numerals())
+
+
+@pytest.fixture(scope="module")
+def bridge(golden):
+    qformer = QFormerConfig(
+        hidden_size=64,
+        num_layers=4,
+        num_heads=4,
+        intermediate_size=128,
+        encoder_hidden_size=48,
+        num_queries=8,
+        vocab_size=0,
+        text_feed_forward=False,
+    )
+    bridge = Bridge(BridgeConfig(qformer, language_width=32)).eval()
+    weights, homeless = from_lavis(named(golden, "lavis."))
+    assert all(name.startswith(("visual_encoder.", "opt_model.")) for name in homeless)
+    bridge.load_state_dict(weights)
+    return bridge
+
+
+@pytest.fixture(scope="module")
+def soft_tokens(golden, vision, bridge):
+    memory = bridge.remember(vision.encode(golden["in.pixel_values"]))
+    return bridge.project(bridge.query(memory, PassRows.whole(2, 16)))
+
+
+def prompt(language, ids, soft_tokens):
+    """BLIP-2's own: the picture's tokens, </s>, the text."""
+    config = PromptConfig(start_ids="after picture", question="{question}")
+    text = " ".join(str(int(i)) for i in ids)
+    return assemble(language, lay_out(config, text, [PICTURE]), {PICTURE: soft_tokens})
+
+
+def test_the_loss_reads_what_follows_the_prompt(golden, language, soft_tokens):
+    ids, labels = golden["in.input_ids"], golden["in.labels_text"]
+    prompts = [prompt(language, ids[i, 1:3], soft_tokens[i]) for i in range(2)]
+    answers = [labels[i][labels[i] != -100] for i in range(2)]
+    loss = language.loss(prompts, answers)
+    torch.testing.assert_close(loss, golden["out.loss"][0], atol=1e-5, rtol=1e-5)
+    loss.backward()
+    assert language.model.get_input_embeddings().weight.grad is None
+
+
+def test_the_logits_agree(golden, language, soft_tokens):
+    inputs_embeds = prompt(language, golden["in.input_ids"][0, 1:], soft_tokens[0])
+    logits = language.model(inputs_embeds=inputs_embeds[None]).logits[0]
+    torch.testing.assert_close(logits, golden["out.hf_logits"][0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("picture", [0, 1])
+def test_the_assistant_answers_the_same_words(golden, vision, bridge, language, picture):
+    class Given(torch.nn.Module):
+        """The encoder, its picture already prepared."""
+
+        image_size, grid, leading_tokens, width = (56, 56), (4, 4), 1, 48
+
+        def preprocess(self, image):
+            return golden["in.pixel_values"][picture]
+
+        def encode(self, pixel_values):
+            return vision.encode(pixel_values)
+
+    config = AssistantConfig(
+        PromptConfig(start_ids="after picture", question="{question}"), Decoding(max_new_tokens=10)
+    )
+    assistant = Assistant(Given(), bridge, language, config=config)
+    view = assistant.encode(torch.zeros(56, 56, 3, dtype=torch.uint8))
+    words = [str(int(i)) for i in golden["in.prompt_ids"][picture, 1:]]
+    expected = " ".join(str(int(i)) for i in golden["out.generated_ids_greedy"][picture])
+    assert view.ask(" ".join(words)) == expected
