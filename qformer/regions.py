@@ -1,8 +1,8 @@
 """How a region enters the Q-Former: its coverage of the patch grid, geometry, focal crop, upgrade.
 
 The same query_tokens read the picture a second time with log(patch_coverage) added to their
-cross-attention: what lies outside is invisible. See docs/regions.md for prior art (RegionBLIP,
-Osprey, Alpha-CLIP, Describe Anything).
+cross-attention: what lies outside is invisible. Prior art: RegionBLIP (2023), Osprey, Alpha-CLIP,
+Describe Anything, Segment and Caption Anything.
 """
 
 from __future__ import annotations

@@ -223,6 +223,16 @@ def test_answers_are_the_same_with_all_caches_dropped(kind):
     assert len(set(kept)) > 2
 
 
+def test_answers_of_real_parts_are_the_same_with_all_caches_dropped(request):
+    def drop(conversation):
+        conversation.drop_caches()
+        conversation.view.drop_caches()
+
+    assistant = request.getfixturevalue("tiny_assistant")  # Hugging Face folders, instruct
+    view, again = assistant.encode(picture()), assistant.encode(picture())
+    assert several_turns(again, drop) == several_turns(view)
+
+
 def test_a_model_that_keeps_no_prefix_reads_its_words_again(kind):
     class Rereads(TinyLanguage):
         def __init__(self):
