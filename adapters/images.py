@@ -26,10 +26,10 @@ def load_image(source: str | Path | bytes | Image.Image) -> Tensor:
     ImageError for what is no picture, is damaged, or has more than 64 megapixels (checked before
     decoding). A path is a file here: nothing is fetched from the network.
     """
-    picture = _open(source)
+    picture = _open_quietly(source)
     if picture.mode.startswith("I"):
         picture = _eight_bits(picture)
-    if "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info:
+    if "A" in picture.getbands() or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
         picture = Image.alpha_composite(white, picture)
@@ -42,7 +42,7 @@ def load_region_mask(source: str | Path | bytes | Image.Image, size: tuple[int, 
     So 0/1 and 0/255 files mean the same, and JPEG noise nothing. size: (height, width) of the
     picture. Raises ImageError as load_image does, RegionError if it is empty or of another size.
     """
-    picture = _open(source)
+    picture = _open_quietly(source)
     if picture.size != (size[1], size[0]):
         raise RegionError(
             f"the region mask is {picture.width}x{picture.height} pixels and the picture "
@@ -62,6 +62,12 @@ def load_region_mask(source: str | Path | bytes | Image.Image, size: tuple[int, 
     return region_mask
 
 
+def _open_quietly(source: str | Path | bytes | Image.Image) -> Image.Image:
+    with warnings.catch_warnings():  # what matters is raised as an error
+        warnings.simplefilter("ignore")
+        return _open(source)
+
+
 def _open(source: str | Path | bytes | Image.Image) -> Image.Image:
     """The first frame, decoded and upright. Never repeats Pillow's texts: they hold addresses."""
     name = "the picture"
@@ -75,9 +81,7 @@ def _open(source: str | Path | bytes | Image.Image) -> Image.Image:
                 raise ImageError(f"{name} is empty (0 bytes): choose another file")
             Image.init()
             known = [form for form in FORMATS if form in Image.OPEN]
-            with warnings.catch_warnings():  # the cap below says it better
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                picture = Image.open(io.BytesIO(source), formats=known)
+            picture = Image.open(io.BytesIO(source), formats=known)
     except UnidentifiedImageError:
         raise ImageError(
             f"{name} is not a picture that Loupe reads: use PNG, JPEG, WebP, GIF, BMP or TIFF"
@@ -93,6 +97,8 @@ def _open(source: str | Path | bytes | Image.Image) -> Image.Image:
             f"{name} is {picture.width}x{picture.height} pixels "
             f"({picture.width * picture.height / 1e6:.0f} MP): shrink it to {MEGAPIXELS} MP or less"
         )
+    if picture.mode == "F":
+        raise ImageError(f"{name} holds floating point values: save it with 8 or 16 bits")
     try:
         picture.load()
     except Exception:  # OSError, SyntaxError, struct.error, zlib.error, ...
