@@ -136,6 +136,10 @@ class DecoderLanguageModel(Frozen):
         answers: Sequence[Tensor],
         weights: Sequence[Tensor] | None = None,
     ) -> Tensor:
+        return answer_loss(self.answer_logits(prompts, answers), answers, weights)
+
+    def answer_logits(self, prompts: Sequence[Tensor], answers: Sequence[Tensor]) -> list[Tensor]:
+        """What was predicted at each place of each answer: (m_i, vocabulary) each."""
         sequences = [
             torch.cat([prompt.to(self.dtype), self.embed(answer)])
             for prompt, answer in zip(prompts, answers, strict=True)
@@ -151,11 +155,10 @@ class DecoderLanguageModel(Frozen):
             use_cache=False,
             logits_to_keep=inputs_embeds.shape[1] - first,
         ).logits  # (batch, longest - first, vocabulary); row j predicts position first + j + 1
-        rows = [
+        return [
             logits[i, len(prompt) - 1 - first :][: len(answer)]
             for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
         ]
-        return answer_loss(rows, answers, weights)
 
 
 def answer_loss(

@@ -102,6 +102,10 @@ class EncoderDecoderLanguageModel(Frozen):
         answers: Sequence[Tensor],
         weights: Sequence[Tensor] | None = None,
     ) -> Tensor:
+        return answer_loss(self.answer_logits(prompts, answers), answers, weights)
+
+    def answer_logits(self, prompts: Sequence[Tensor], answers: Sequence[Tensor]) -> list[Tensor]:
+        """What was predicted at each place of each answer: (m_i, vocabulary) each."""
         sequences = [self._closed(prompt) for prompt in prompts]
         lengths = torch.tensor([len(s) for s in sequences], device=self.device)
         inputs_embeds = pad_sequence(sequences, batch_first=True)  # (batch, longest, width)
@@ -116,8 +120,7 @@ class EncoderDecoderLanguageModel(Frozen):
             decoder_input_ids=pad_sequence(read, batch_first=True).to(self.device),
             use_cache=False,
         ).logits  # (batch, longest answer, vocabulary)
-        rows = [logits[i, : len(answer)] for i, answer in enumerate(answers)]
-        return answer_loss(rows, answers, weights)
+        return [logits[i, : len(answer)] for i, answer in enumerate(answers)]
 
     def _closed(self, inputs_embeds: Tensor) -> Tensor:
         """T5's encoder reads its text up to a closing </s>."""

@@ -142,6 +142,10 @@ class LanguageModel(Protocol):
         """
         ...
 
+    def answer_logits(self, prompts: Sequence[Tensor], answers: Sequence[Tensor]) -> list[Tensor]:
+        """What is predicted at each place of each answer, (m_i, vocabulary) each; see `loss`."""
+        ...
+
 
 @dataclass(frozen=True)
 class SegmentPrompt:
