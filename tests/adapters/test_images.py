@@ -201,7 +201,8 @@ def test_a_region_mask_is_what_is_brighter_than_half(on):
 
 @pytest.mark.parametrize("mode", ["1", "RGB", "P", "I", "I;16"])
 def test_region_masks_of_other_modes(mode):
-    source = encoded(white_square("RGB" if mode == "P" else "L").convert(mode))
+    picture = white_square("RGB" if mode == "P" else "L").convert(mode)
+    source = encoded(picture, "TIFF" if mode == "I" else "PNG")
     assert load_region_mask(source, (4, 6)).sum() == 6
 
 
