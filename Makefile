@@ -48,7 +48,8 @@ embedded: $(VENV)/.installed-dev  ## retrain the embedded default from its seed;
 	$(BIN)/loupe train embedded $(ARGS)
 
 benchmark: $(VENV)/.installed-dev  ## measure the bridge side by side, as ratios
-	$(BIN)/python -m benchmarks.ask $(ARGS)
+	$(BIN)/python -m benchmarks.qformer
+	$(BIN)/python -m benchmarks.ask
 
 setup: $(VENV)/.installed-demo  ## install what the chat needs, and stop
 setup-dev: $(VENV)/.installed-dev  ## install what tests and training need, and stop
