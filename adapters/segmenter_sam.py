@@ -109,11 +109,11 @@ class SamSegmenter(Frozen):
         arguments: dict[str, Tensor] = {}
         if prompt.points:
             points = torch.tensor(prompt.points, dtype=torch.float32, device=self.device)
-            arguments["input_points"] = (points[:, :2] * scale)[None, None].to(self.dtype)
+            arguments["input_points"] = (points[:, :2] * scale)[None, None]
             arguments["input_labels"] = points[None, None, :, 2].long()
         if prompt.box is not None:
             box = torch.tensor(prompt.box, dtype=torch.float32, device=self.device)
-            arguments["input_boxes"] = (box * scale.repeat(2))[None, None].to(self.dtype)
+            arguments["input_boxes"] = (box * scale.repeat(2))[None, None]
         if prompt.logits is not None:
             arguments["input_masks"] = prompt.logits[None, None].to(self.device, self.dtype)
         output = self.model(

@@ -57,6 +57,15 @@ def test_building_twice_gives_the_same_assistant(tiny_folder, tiny_assistant, im
     assert again.ask("how many?") == tiny_assistant.encode(image).ask("how many?")
 
 
+def test_frozen_parts_may_compute_in_half_precision(tiny_folder, image):
+    assistant = build(tiny_folder("loupe"), dtype=torch.bfloat16)
+    assert assistant.language.dtype == torch.bfloat16
+    assert {value.dtype for value in assistant.bridge.parameters()} == {torch.float32}
+    view = assistant.encode(image)
+    regions = [view.click(30, 20), view.box(3, 4, 30, 30)]
+    assert isinstance(view.ask("which is bigger?", regions), str)
+
+
 def test_a_checkpoint_can_be_moved(checkpoint, tmp_path, image):
     checkpoint.parent.rename(tmp_path / "elsewhere")
     assert build(tmp_path / "elsewhere" / "loupe").encode(image)
