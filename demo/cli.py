@@ -264,10 +264,10 @@ def run_segment(args: argparse.Namespace) -> int:
         path = Path(args.out)
         if len(regions) > 1:
             path = path.with_name(f"{path.stem}-{number}{path.suffix}")
-        save(Image.fromarray(region.region_mask.numpy()), path)
+        save(Image.fromarray(region.region_mask.cpu().numpy()), path)
         report.append({**batch.described(region), "file": str(path)})
     if args.overlay:
-        masks = enumerate((region.region_mask.numpy() for region in regions), 1)
+        masks = enumerate((region.region_mask.cpu().numpy() for region in regions), 1)
         save(draw.overlay(image.numpy(), masks), Path(args.overlay))
     if args.json:
         print_json({"image": args.image, "regions": report})

@@ -25,11 +25,15 @@ def examples(folder: Path = EXAMPLES) -> dict[str, Path]:
     return {path.name: path for path in sorted(folder.glob("*.png"))}
 
 
-def thumbnails(pictures: dict[str, Path]) -> list[dict]:
-    """The examples as the canvas offers them; examples.json may give a title."""
+def described_examples() -> list[dict]:
+    """What is known of the examples: {"file", "click", "question", "answer"[, "title"]} each."""
     described = EXAMPLES / "examples.json"
-    entries = json.loads(described.read_text()) if described.exists() else []
-    titles = {entry["file"]: entry["title"] for entry in entries if "title" in entry}
+    return json.loads(described.read_text()) if described.exists() else []
+
+
+def thumbnails(pictures: dict[str, Path]) -> list[dict]:
+    """The examples as the canvas offers them."""
+    titles = {e["file"]: e["title"] for e in described_examples() if "title" in e}
     offered = []
     for number, (name, path) in enumerate(pictures.items(), 1):
         with Image.open(path) as picture:
@@ -65,7 +69,7 @@ def scene(
         }
         if mark in changed:
             size = draw.displayed_size(picture.size)
-            shown = draw.resize_region_mask(mark.region.region_mask.numpy(), size)
+            shown = draw.resize_region_mask(mark.region.region_mask.cpu().numpy(), size)
             region["rle"] = draw.encode_rle(shown)
         regions.append(region)
     about = {"id": picture.serial, "width": width, "height": height}
@@ -109,11 +113,11 @@ def composer(session: Session, assistant: Assistant | None, note: str = "") -> d
     with session.lock:
         picture = session.picture
         asked = [] if picture is None else list(picture.asked)
-    offered = (getattr(assistant.config, "suggestions", None) or {}) if assistant else {}
+    offered = getattr(assistant.config, "suggestions", None) if assistant else None
     kind = {0: "picture", 1: "region", 2: "pair"}.get(len(asked), "")
     names = {f"{{{place}}}": f"region {number}" for place, number in enumerate(asked, 1)}
     suggestions = []
-    for question in offered.get(kind, ()) if picture is not None else ():
+    for question in getattr(offered, kind, ()) if picture is not None else ():
         for place, name in names.items():
             question = question.replace(place, name)
         suggestions.append(question)

@@ -281,7 +281,7 @@ class Session:
 def _shown(picture: Picture, marks: list[Mark]) -> tuple[tuple[int, ...], str]:
     if not marks:
         return (), ""
-    regions = [(mark.number, mark.region.region_mask.numpy()) for mark in marks]
+    regions = [(mark.number, mark.region.region_mask.cpu().numpy()) for mark in marks]
     return tuple(mark.number for mark in marks), snapshot(picture.image.numpy(), regions)
 
 

@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+
+from demo import draw
+
+
+def disc(height=40, width=60, radius=10):
+    rows, columns = np.mgrid[:height, :width]
+    return (rows - height // 2) ** 2 + (columns - width // 2) ** 2 < radius**2
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (40, 30)])
+def test_run_lengths_come_back_as_they_went(size, share):
+    region_mask = np.random.default_rng(0).random(size) < share
+    assert (draw.decode_rle(draw.encode_rle(region_mask)) == region_mask).all()
+
+
+def test_run_lengths_are_written_as_pycocotools_writes_them():
+    assert draw.encode_rle(disc()) == {
+        "size": [40, 60],
+        "counts": "hj09n02M4N0O2N2O0000000000000001N2N102L3Nah0",
+    }
+
+
+def test_an_overlay_marks_the_region_and_leaves_the_rest():
+    image = np.full((40, 60, 3), 200, dtype=np.uint8)
+    shown = np.asarray(draw.overlay(image, [(1, disc())]))
+    assert shown.shape == image.shape
+    assert (image == 200).all()
+    assert (shown[:5, :5] == 200).all()
+    assert not (shown[20, 30] == 200).all()
+
+
+def test_an_overlay_survives_the_smallest_picture():
+    shown = draw.overlay(np.zeros((1, 1, 3), dtype=np.uint8), [(1, np.ones((1, 1), dtype=bool))])
+    assert shown.size == (1, 1)
+
+
+def test_the_smallest_region_does_not_vanish_when_shrunk():
+    region_mask = np.zeros((400, 600), dtype=bool)
+    region_mask[200, 300] = True
+    assert draw.resize_region_mask(region_mask, (60, 40)).any()
+
+
+def test_neighbouring_numbers_differ_in_colour():
+    colours = [draw.colour(number) for number in range(1, 9)]
+    assert len(set(colours)) == 8
+    assert draw.colour(9) == draw.colour(1)
+
+
+def test_a_large_picture_is_shown_smaller_and_in_proportion():
+    assert draw.displayed_size((4000, 3000)) == (1600, 1200)
+    assert draw.displayed_size((5000, 1)) == (1600, 1)
+    assert draw.displayed_size((30, 20)) == (30, 20)
