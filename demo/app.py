@@ -33,15 +33,19 @@ log = logging.getLogger(__name__)
 
 
 class Loader:
-    """Builds the assistant in a thread, so that the page is there first."""
+    """Builds the assistant in a thread, once started, so that the page is there first."""
 
     def __init__(self, build: Callable[[], Assistant]):
+        self._build = build
         self._future: Future[Assistant] = Future()
-        threading.Thread(target=self._run, args=(build,), daemon=True).start()
 
-    def _run(self, build: Callable[[], Assistant]) -> None:
+    def start(self) -> Loader:
+        threading.Thread(target=self._run, daemon=True).start()
+        return self
+
+    def _run(self) -> None:
         try:
-            self._future.set_result(build())
+            self._future.set_result(self._build())
         except LoupeError as error:
             self._future.set_exception(error)
         except Exception as error:
@@ -308,7 +312,8 @@ def launch(
 
     build: makes the assistant, in a thread. Raises LoupeError where the port is taken.
     """
-    blocks = build_page(Chat(Loader(build), title))
+    loader = Loader(build)
+    blocks = build_page(Chat(loader, title))
     try:
         blocks.launch(
             server_name=host, server_port=port, auth=auth, inbrowser=open_browser,
@@ -320,4 +325,5 @@ def launch(
         )  # fmt: skip
     except OSError as error:
         raise LoupeError(f"cannot listen on {host}:{port}: choose another --port") from error
+    loader.start()
     return blocks

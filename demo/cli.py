@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -310,8 +311,13 @@ def run_chat(args: argparse.Namespace) -> int:
         lambda: assistant_of(args), title, args.host, args.port, auth, open_browser=args.open
     )
     print(f"Loupe is at {blocks.local_url} (Ctrl-C ends it)", flush=True)
-    blocks.block_thread()
-    return 0
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        print()
+    blocks.close(verbose=False)
+    sys.stdout.flush()
+    os._exit(0)  # a model that is still being loaded cannot be waited for, nor stopped cleanly
 
 
 def run_doctor(args: argparse.Namespace) -> int:

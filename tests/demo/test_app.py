@@ -15,7 +15,7 @@ SKIP = gr.skip()
 
 @pytest.fixture
 def chat(tiny_assistant, tmp_path, image):
-    made = Chat(Loader(lambda: tiny_assistant), "tiny")
+    made = Chat(Loader(lambda: tiny_assistant).start(), "tiny")
     made.loader.wait()
     Image.fromarray(image.numpy()).save(tmp_path / "noise.png")
     made.examples = {"noise.png": tmp_path / "noise.png"}
@@ -175,7 +175,7 @@ def test_two_visitors_do_not_meet(chat, operate):
 
 def test_the_header_tells_of_loading_ready_and_failed(chat, tiny_assistant):
     gate = threading.Event()
-    slow = Chat(Loader(lambda: gate.wait() and tiny_assistant), "tiny")
+    slow = Chat(Loader(lambda: gate.wait() and tiny_assistant).start(), "tiny")
     states = slow.status()
     assert next(states)["state"] == "loading"
     gate.set()
@@ -189,7 +189,7 @@ def test_a_model_that_does_not_load_is_said_in_the_header_and_at_the_picture(cha
     def build():
         raise error
 
-    chat = Chat(Loader(build), "broken")
+    chat = Chat(Loader(build).start(), "broken")
     *_, header = chat.status()
     assert header["state"] == "failed"
     assert header["text"]
