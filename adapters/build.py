@@ -65,7 +65,7 @@ def build(
     if config.tokenizer is not None:
         source = locate(folder, config.tokenizer.path)
         tokenizer = open_tokenizer(source, config.tokenizer.revision)
-    settings = AssistantConfig(config.prompt, config.decoding, config.domain)
+    settings = AssistantConfig(config.prompt, config.decoding, config.domain, config.suggestions)
     assistant = Assistant(vision, bridge, language, segments, settings, tokenizer)
     return assistant.to(device)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from qformer.assistant import Suggestions
 from qformer.bridge import BridgeConfig
 from qformer.contracts import Decoding, LoupeError
 from qformer.prompt import PromptConfig
@@ -33,7 +34,7 @@ class TokenizerConfig:
 class CheckpointConfig:
     """config.json. segmenter None: regions come as region_masks only. tokenizer: for a bridge
     that reads text. lora: a lora/ folder is merged into the language model. domain: what the
-    model knows, in a sentence; None: pictures of any kind."""
+    model knows, in a sentence; None: pictures of any kind. suggestions: questions a chat offers."""
 
     vision: PartConfig
     language: PartConfig
@@ -44,6 +45,7 @@ class CheckpointConfig:
     decoding: Decoding = field(default_factory=Decoding)
     lora: bool = False
     domain: str | None = None
+    suggestions: Suggestions = field(default_factory=Suggestions)
     format: int = FORMAT
 
     def __post_init__(self) -> None:

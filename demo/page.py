@@ -14,7 +14,7 @@ from PIL import Image
 
 from demo import draw
 from demo.session import CHOOSE, Entry, Mark, Session
-from qformer.assistant import Assistant
+from qformer.assistant import Assistant, Suggestions
 
 EXAMPLES = Path(__file__).parent / "examples"
 THUMBNAIL = 192  # pixels of an example's longest side
@@ -113,7 +113,7 @@ def composer(session: Session, assistant: Assistant | None, note: str = "") -> d
     with session.lock:
         picture = session.picture
         asked = [] if picture is None else list(picture.asked)
-    offered = getattr(assistant.config, "suggestions", None) if assistant else None
+    offered = assistant.config.suggestions if assistant else Suggestions()
     kind = {0: "picture", 1: "region", 2: "pair"}.get(len(asked), "")
     names = {f"{{{place}}}": f"region {number}" for place, number in enumerate(asked, 1)}
     suggestions = []

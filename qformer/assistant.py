@@ -29,13 +29,25 @@ from .view import View
 
 
 @dataclass(frozen=True)
+class Suggestions:
+    """Questions a chat may offer: on the picture, on one region, on a pair of regions. "{1}" and
+    "{2}" stand for the names of the regions asked about."""
+
+    picture: tuple[str, ...] = ()
+    region: tuple[str, ...] = ()
+    pair: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class AssistantConfig:
     """prompt: how a turn is worded. decoding: how answers are written unless a question says
-    otherwise. domain: what the model knows, in a sentence; None: pictures of any kind."""
+    otherwise. domain: what the model knows, in a sentence; None: pictures of any kind.
+    suggestions: what it answers well."""
 
     prompt: PromptConfig = field(default_factory=PromptConfig)
     decoding: Decoding = field(default_factory=Decoding)
     domain: str | None = None
+    suggestions: Suggestions = field(default_factory=Suggestions)
 
 
 class Assistant(nn.Module):

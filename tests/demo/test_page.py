@@ -5,6 +5,7 @@ from PIL import Image
 
 from demo import draw, page
 from demo.session import Entry, Session
+from qformer.assistant import AssistantConfig, Suggestions
 
 
 @pytest.fixture
@@ -50,10 +51,8 @@ def test_unfinished_answers_say_so():
 
 
 def test_suggestions_fit_what_is_asked_about(session):
-    offered = types.SimpleNamespace(
-        picture=("describe it",), region=("what is {1}?",), pair=("is {1} bigger than {2}?",)
-    )
-    assistant = types.SimpleNamespace(config=types.SimpleNamespace(suggestions=offered))
+    offered = Suggestions(("describe it",), ("what is {1}?",), ("is {1} bigger than {2}?",))
+    assistant = types.SimpleNamespace(config=AssistantConfig(suggestions=offered))
     assert page.composer(session, assistant)["suggestions"] == ["describe it"]
     session.click(10, 10)
     assert page.composer(session, assistant)["suggestions"] == ["what is region 1?"]
