@@ -155,10 +155,13 @@ class DecoderLanguageModel(Frozen):
             use_cache=False,
             logits_to_keep=inputs_embeds.shape[1] - first,
         ).logits  # (batch, longest - first, vocabulary); row j predicts position first + j + 1
-        return [
-            logits[i, len(prompt) - 1 - first :][: len(answer)]
-            for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
-        ]
+        # One gather, split: a slice of the logits for each answer would cost backward a copy each.
+        sizes = [len(answer) for answer in answers]
+        row = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+        place = torch.cat(
+            [torch.arange(n) + len(p) - 1 - first for p, n in zip(prompts, sizes, strict=True)]
+        )
+        return list(logits[row.to(self.device), place.to(self.device)].split(sizes))
 
 
 def answer_loss(

@@ -24,6 +24,7 @@ ARCHITECTURES: dict[str, tuple[str, int]] = {
     "clip": ("CLIPVisionModel", 1),
     "clip_vision_model": ("CLIPVisionModel", 1),
     "blip_2_vision_model": ("Blip2VisionModel", 1),
+    "dpt": ("DPTModel", 1),  # its encoder; the hybrids have a convolutional stem
 }
 
 
