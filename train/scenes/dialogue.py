@@ -1,0 +1,136 @@
+"""Dialogues over painted scenes: which questions are asked of a picture, turn after turn."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from train.scenes import wordings
+from train.scenes.questions import (
+    PAIR_TYPES,
+    PICTURE_TYPES,
+    REGION_TYPES,
+    Question,
+    a,
+    describe,
+    place_of,
+)
+from train.scenes.render import paint
+from train.scenes.scene import COLOURS, KINDS, Item, Scene, sample_scene
+from train.scenes.wordings import PLURAL, pick, roughen
+
+# How often a type is asked within its group: the slow skills more often.
+WEIGHTS = {
+    "caption": 1.2, "count": 2.0, "exist": 1.6, "biggest": 1.0, "where": 1.0,
+    "what": 1.5, "colour": 0.6, "kind": 0.8, "texture": 0.9, "size": 0.7, "describe": 1.8,
+    "verify": 0.6, "beside": 1.6, "others": 1.4, "region_where": 0.5,
+    "bigger": 1.0, "same_colour": 0.8, "same_kind": 0.9, "relation": 1.2,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question as it is put (roughened), and the question before it in the dialogue, if any."""
+
+    question: Question
+    text: str
+    before: Turn | None = None
+
+
+def painted_scene(rng: np.random.Generator, pairs: str = "seen"):
+    """A scene with its picture and masks; the scene knows how much of each item is seen."""
+    scene = sample_scene(rng, pairs)
+    picture, masks = paint(scene)
+    return dataclasses.replace(scene, areas=tuple(int(m.sum()) for m in masks)), picture, masks
+
+
+def ask(scene: Scene, group: dict, rng: np.random.Generator, tries: int = 20) -> Question | None:
+    """One question of a group of types that this scene can answer."""
+    names = list(group)
+    chances = np.array([WEIGHTS[name] for name in names])
+    chances /= chances.sum()
+    for _ in range(tries):
+        question = group[names[int(rng.choice(len(names), p=chances))]](scene, rng)
+        if question is not None:
+            return question
+    return None
+
+
+def turns_of(
+    scene: Scene, rng: np.random.Generator, picture: int, region: int, pair: int, follow: int
+):
+    """That many turns of each group, or fewer where the scene has none, and `follow` more that
+    follow one of them."""
+    groups = [(PICTURE_TYPES, picture), (REGION_TYPES, region), (PAIR_TYPES, pair)]
+    asked = [ask(scene, group, rng) for group, count in groups for _ in range(count)]
+    turns = [Turn(q, roughen(q.text, rng)) for q in asked if q is not None]
+    openings = [t for t in turns if len(t.question.regions) == 1 or t.question.type == "count"]
+    for _ in range(follow if openings else 0):
+        before = openings[int(rng.integers(len(openings)))]
+        question = follow_up(scene, before.question, rng)
+        if question is not None:
+            turns.append(Turn(question, roughen(question.text, rng), before))
+    return turns
+
+
+def follow_up(scene: Scene, before: Question, rng) -> Question | None:
+    """A short second turn that means something only after `before`."""
+    if before.type == "count" and rng.random() < 0.9:
+        return _count_again(scene, before, rng)
+    if len(before.regions) != 1:
+        return None
+    asked = before.regions[0]
+    if before.type in wordings.BACK and len(scene.items) > 1 and rng.random() < 0.3:
+        # the same of another region
+        other = pick(rng, [k for k in range(len(scene.items)) if k != asked])
+        if before.type == "size" and not scene.items[other].clear_size:
+            return None
+        name = f"region {int(before.names[0].split()[1]) + 1}"
+        answer = _value(scene.items[other], before.type)
+        text = pick(rng, wordings.AGAIN).replace("{1}", name)
+        return Question("follow_up", text, answer, (other,), (name,), evidence=answer)
+    attribute = pick(rng, [name for name in wordings.BACK if name != before.type])
+    if attribute == "size" and not scene.items[asked].clear_size:
+        return None
+    answer = _value(scene.items[asked], attribute)
+    text = pick(rng, wordings.BACK[attribute])
+    return Question("follow_up", text, answer, before.regions, before.names, evidence=answer)
+
+
+def _value(item: Item, attribute: str) -> str:
+    return a(item.kind) if attribute == "kind" else getattr(item, attribute)
+
+
+def _count_again(scene, before, rng):
+    """ "how many red ones?" "and blue ones?"; None where more or less than one word was counted."""
+    colour = next((c for c in COLOURS if f" {c} " in f" {before.text} "), None)
+    kind = next((k for k in KINDS if PLURAL[k] in before.text), None)
+    if (colour is None) == (kind is None):
+        return None
+    if colour:
+        new = pick(rng, [i.colour for i in scene.items] + list(COLOURS[:3]))
+        found = sum(i.colour == new for i in scene.items)
+        text = pick(rng, wordings.COUNT_COLOUR).replace("{s}", new)
+    else:
+        new = pick(rng, [i.kind for i in scene.items] + list(KINDS[:3]))
+        found = sum(i.kind == new for i in scene.items)
+        text = pick(rng, wordings.COUNT_KIND).replace("{s}", PLURAL[new])
+    return Question("follow_up", text, str(found), evidence=f"{found} {new}")
+
+
+def words_for(scene: Scene, question: Question, rng: np.random.Generator) -> dict[str, str]:
+    """Words in the places of soft tokens, for a language model that has not seen a picture yet:
+    what an attentive reader would note about the picture and about each region."""
+    words = {}
+    for name, i in zip(question.names, question.regions, strict=True):
+        item = scene.items[i]
+        words[name] = f"{describe(item)} {place_of(item, 0.0) or ''}".strip()
+    told = question.type in ("what", "colour", "kind", "texture", "size", "describe")
+    sources = ["picture", *question.names]
+    notes = {source: words.get(source, "") for source in sources}
+    if not told or rng.random() < 0.5:
+        source = sources[int(rng.integers(len(sources)))]
+        notes[source] = f"{notes[source]} {question.evidence}".strip()
+    return {source: text or "a picture" for source, text in notes.items()}
