@@ -1,0 +1,115 @@
+"""Language-model pretraining of the embedded default, on text alone.
+
+Documents have the shape of later prompts; words stand where soft tokens will stand ("picture: 3 red
+stars question: how many red stars are there? answer: 3"), so that stage 2 replaces the words and
+keeps the rest.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qformer.prompt import PromptConfig, declarations, lay_out
+from train.scenes.dialogue import Turn, turns_of, words_for
+from train.scenes.questions import TYPES
+from train.scenes.scene import sample_scene
+
+SPECIALS = {"pad_id": 0, "unk_id": 1, "bos_id": 2, "eos_id": 3}
+SYMBOLS = ["[CLS]", "[DEC]"]  # ids 4 and 5, for the Q-Former's text side
+
+
+def train_tokenizer(model_file: Path, vocabulary: int, seed: int, scenes: int = 4000) -> None:
+    """A sentencepiece model over the questions and answers of that many scenes; folds case, falls
+    back to bytes for what it has never read."""
+    import sentencepiece
+
+    rng = np.random.default_rng((seed, 1))
+    lines: list[str] = []
+    for _ in range(scenes):
+        scene = sample_scene(rng)
+        for make in TYPES.values():
+            question = make(scene, rng)
+            if question is not None:
+                lines += [question.text, question.answer]
+        for turn in turns_of(scene, rng, 1, 3, 0, 3):
+            lines.append(turn.question.text)
+    lines += ["picture: question: answer: please hey, can you tell me so ok, now"] * 50
+    model_file.parent.mkdir(parents=True, exist_ok=True)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_prefix=str(model_file.with_suffix("")),
+        vocab_size=vocabulary,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="nmt_nfkc_cf",
+        user_defined_symbols=SYMBOLS,
+        hard_vocab_limit=False,
+        split_digits=True,
+        minloglevel=2,
+        num_threads=1,
+        **SPECIALS,
+    )
+    model_file.with_suffix(".vocab").unlink()
+
+
+class LanguageStage:
+    """module: a causal language model of Hugging Face. tokenizer: text -> ids."""
+
+    def __init__(self, module: nn.Module, tokenizer, prompt: PromptConfig, batch: int):
+        self.module, self.tokenizer, self.prompt, self.count = module, tokenizer, prompt, batch
+
+    def batch(self, rng: np.random.Generator, progress: float = 1.0) -> dict[str, Tensor]:
+        rows = [self.document(rng) for _ in range(self.count)]
+        longest = max(len(ids) for ids, _ in rows)
+        input_ids = torch.zeros(len(rows), longest, dtype=torch.long)
+        weights = torch.zeros(len(rows), longest)
+        for i, (ids, weight) in enumerate(rows):
+            input_ids[i, : len(ids)] = torch.tensor(ids)
+            weights[i, : len(ids)] = torch.tensor(weight)
+        return {"input_ids": input_ids, "weights": weights}
+
+    def document(self, rng: np.random.Generator) -> tuple[list[int], list[float]]:
+        """Ids of a dialogue of one to three turns, and how much each token counts."""
+        scene = sample_scene(rng)
+        turns = turns_of(scene, rng, 2, 3, 1, 2)
+        follow = [t for t in turns if t.before is not None]
+        if follow and rng.random() < 0.3:
+            dialogue: list[Turn] = [follow[0].before, follow[0]]
+        else:
+            order = rng.permutation(len(turns))[: int(rng.integers(1, 4))]
+            dialogue = [turns[i] for i in order]
+        ids, weights = [SPECIALS["bos_id"]], [0.0]
+        for number, turn in enumerate(dialogue):
+            question = turn.question
+            pieces = lay_out(
+                self.prompt,
+                turn.text,
+                declarations(self.prompt.composer, question.names),
+                first=number == 0,
+                captions=words_for(scene, question, rng),
+            )
+            for text in (piece for piece in pieces if isinstance(piece, str)):
+                part = self.tokenizer(text)
+                ids += part
+                weights += [0.1] * len(part)
+            part = [*self.tokenizer(question.answer), SPECIALS["eos_id"]]
+            ids += part
+            weights += [1.0] * len(part)
+        return ids, weights
+
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        logits = self.module(input_ids=batch["input_ids"], use_cache=False).logits[:, :-1]
+        weights = batch["weights"][:, 1:]
+        entropy = F.cross_entropy(
+            logits.flatten(0, 1).float(), batch["input_ids"][:, 1:].flatten(), reduction="none"
+        ).view_as(weights)
+        answers = weights >= 1
+        return {
+            "answers": entropy[answers].mean(),
+            "prompts": 0.1 * entropy[(weights > 0) & ~answers].mean(),
+        }
