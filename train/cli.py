@@ -1,0 +1,70 @@
+"""`loupe train ...`: the commands of this room."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from train.config import CONFIGS, read_config
+
+EXAMPLES = """examples:
+  loupe train embedded                       all of it; run again to resume after a kill
+  loupe train embedded --only vision         one phase
+  loupe train embedded --set stage2.steps=2000 --out runs/longer
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Raises LoupeError for a config that does not fit; `loupe` prints it in one line."""
+    parser = argparse.ArgumentParser(
+        prog="loupe train", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["embedded"], help="what to train")
+    parser.add_argument("--config", type=Path, default=CONFIGS / "embedded.toml")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="changes")
+    parser.add_argument("--out", type=Path, default=Path("runs/embedded"))
+    parser.add_argument("--only", metavar="PHASE", help="one phase, instead of all in order")
+    parser.add_argument("--threads", type=int, default=1, help="of a phase that runs alone")
+    arguments = parser.parse_args(argv)
+    config = read_config(arguments.config, arguments.changes)
+
+    from train.embedded import PHASES, Pipeline
+
+    if arguments.only is None:
+        return run_all(argv)
+    if arguments.only not in (*PHASES, "snapshot"):
+        parser.error(f"there is no phase {arguments.only!r}; the phases are {', '.join(PHASES)}")
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    pipeline = Pipeline(config, arguments.out, lambda line: print(line, flush=True))
+    getattr(pipeline, arguments.only)()
+    return 0
+
+
+def run_all(argv: Sequence[str]) -> int:
+    """Every phase in a process of its own. The frozen parts do not depend on one another: vision
+    trains beside language and segmenter, a thread each, which on two cores beats two threads."""
+    from train.embedded import PHASES
+
+    def start(phase: str) -> subprocess.Popen:
+        return subprocess.Popen([sys.executable, "-m", "train.cli", *argv, "--only", phase])
+
+    beside = start("vision")
+    for phase in ("language", "segmenter"):
+        if code := start(phase).wait():
+            beside.terminate()
+            return code
+    if code := beside.wait():
+        return code
+    for phase in PHASES[3:]:
+        if code := start(phase).wait():
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
