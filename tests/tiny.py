@@ -28,6 +28,13 @@ def save(model: Any, folder: Path, preprocessor: bool = False) -> Path:
     return folder
 
 
+def lively(model: Any) -> Any:
+    """Every weight away from its flat start."""
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
 def shape(layers: int = 2) -> dict[str, int]:
     return {
         "hidden_size": WIDTH,
@@ -51,7 +58,7 @@ def deit(folder: Path) -> Path:
     from transformers import DeiTConfig, DeiTModel
 
     torch.manual_seed(0)
-    return save(DeiTModel(DeiTConfig(**shape())), folder, preprocessor=True)
+    return save(lively(DeiTModel(DeiTConfig(**shape()))), folder, preprocessor=True)
 
 
 def dinov2(folder: Path) -> Path:
@@ -81,9 +88,17 @@ def eva(folder: Path) -> Path:
     from transformers import Blip2VisionConfig, Blip2VisionModel
 
     torch.manual_seed(0)
-    model = Blip2VisionModel(Blip2VisionConfig(**shape()))
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
+    model = lively(Blip2VisionModel(Blip2VisionConfig(**shape())))
+    return save(model, folder, preprocessor=True)
+
+
+def dpt(folder: Path) -> Path:
+    """The hybrid that the embedded default's vision encoder is: convolutions, then a ViT."""
+    from adapters.fresh import fresh_vision
+
+    torch.manual_seed(0)
+    model = fresh_vision(IMAGE_SIZE, WIDTH, layers=2, heads=2)
+    torch.nn.init.normal_(model.embeddings.position_embeddings)
     return save(model, folder, preprocessor=True)
 
 
@@ -233,9 +248,18 @@ def sam(folder: Path) -> Path:
     return save(SamModel(config), folder, preprocessor=True)
 
 
-VISION = {"hf": vit, "clip": clip, "eva": eva}  # a folder for each entry of the registries
-LANGUAGE = {"decoder": llama, "encoder-decoder": t5}
-SEGMENTER = {"sam": sam}
+# Builder above -> the entry of its registry that opens the folder.
+VISION = {
+    "vit": "hf",
+    "deit": "hf",
+    "dinov2": "hf",
+    "siglip": "hf",
+    "dpt": "hf",
+    "clip": "clip",
+    "eva": "eva",
+}
+LANGUAGE = {"llama": "decoder", "t5": "encoder-decoder"}
+SEGMENTER = {"sam": "sam"}
 
 
 def loupe(root: Path, instruct: bool = True, lora: bool = False) -> Path:

@@ -7,80 +7,81 @@ import torch
 from adapters.registry import LANGUAGE_MODELS, SEGMENTERS, VISION_ENCODERS
 from qformer.contracts import CheckpointError, Decoding, QuestionError, RegionError, SegmentPrompt
 
-ENTRIES = [
-    *(("VISION", VISION_ENCODERS, kind) for kind in VISION_ENCODERS),
-    *(("LANGUAGE", LANGUAGE_MODELS, kind) for kind in LANGUAGE_MODELS),
-    *(("SEGMENTER", SEGMENTERS, kind) for kind in SEGMENTERS),
-]
+REGISTRIES = {"VISION": VISION_ENCODERS, "LANGUAGE": LANGUAGE_MODELS, "SEGMENTER": SEGMENTERS}
 every_part = pytest.mark.parametrize(
-    ("room", "registry", "kind"),
-    ENTRIES,
-    ids=[f"{room.lower()}-{kind}" for room, _, kind in ENTRIES],
+    ("room", "name"), [(room, name) for room in REGISTRIES for name in getattr(tiny, room)]
 )
-every_vision = pytest.mark.parametrize("kind", VISION_ENCODERS)
-every_language = pytest.mark.parametrize("kind", LANGUAGE_MODELS)
-every_segmenter = pytest.mark.parametrize("kind", SEGMENTERS)
+every_vision = pytest.mark.parametrize("name", tiny.VISION)
+every_language = pytest.mark.parametrize("name", tiny.LANGUAGE)
+every_segmenter = pytest.mark.parametrize("name", tiny.SEGMENTER)
+
+
+def opener(room, name):
+    """What opens the folder of a builder of tests/tiny.py."""
+    return REGISTRIES[room][getattr(tiny, room)[name]]
 
 
 @pytest.fixture(scope="session")
 def part(tiny_folder):
-    """part("VISION", "hf"): the tiny model of a registry's entry, opened once."""
+    """part("VISION", "vit"): the tiny model of that name, opened once."""
     opened = {}
 
-    def open_part(room, kind):
-        if (room, kind) not in opened:
-            registry = {"VISION": VISION_ENCODERS, "LANGUAGE": LANGUAGE_MODELS}.get(
-                room, SEGMENTERS
-            )
-            opened[room, kind] = registry[kind](tiny_folder(getattr(tiny, room)[kind].__name__))
-        return opened[room, kind]
+    def open_part(room, name):
+        if (room, name) not in opened:
+            opened[room, name] = opener(room, name)(tiny_folder(name))
+        return opened[room, name]
 
     return open_part
 
 
+@pytest.mark.parametrize("room", REGISTRIES)
+def test_every_entry_is_held_to_its_contract(room):
+    assert set(getattr(tiny, room).values()) == set(REGISTRIES[room])
+
+
 @every_part
-def test_a_part_is_frozen_in_gradients_and_mode(part, room, registry, kind):
-    module = part(room, kind)
+def test_a_part_is_frozen_in_gradients_and_mode(part, room, name):
+    module = part(room, name)
     torch.nn.Sequential(module).train()
     assert not any(parameter.requires_grad for parameter in module.parameters())
     assert not any(child.training for child in module.modules())
 
 
 @every_part
-def test_half_precision_folders_open_in_float32(part, room, registry, kind):
-    assert {value.dtype for value in part(room, kind).parameters()} == {torch.float32}
+def test_half_precision_folders_open_in_float32(part, room, name):
+    assert {value.dtype for value in part(room, name).parameters()} == {torch.float32}
 
 
 @every_part
-def test_a_part_opens_in_the_precision_asked_for(tiny_folder, room, registry, kind):
-    module = registry[kind](tiny_folder(getattr(tiny, room)[kind].__name__), torch.bfloat16)
+def test_a_part_opens_in_the_precision_asked_for(tiny_folder, room, name):
+    module = opener(room, name)(tiny_folder(name), torch.bfloat16)
     assert torch.bfloat16 in {value.dtype for value in module.parameters()}
 
 
 @every_part
-def test_a_folder_that_is_not_there_is_named(room, registry, kind, tmp_path):
+def test_a_folder_that_is_not_there_is_named(room, name, tmp_path):
     with pytest.raises(CheckpointError, match=r"config\.json is missing"):
-        registry[kind](tmp_path / "nowhere")
+        opener(room, name)(tmp_path / "nowhere")
 
 
 @every_part
-def test_a_folder_without_weights_is_an_error(tiny_folder, room, registry, kind, tmp_path):
-    folder = copy(tiny_folder(getattr(tiny, room)[kind].__name__), tmp_path)
+def test_a_folder_without_weights_is_an_error(tiny_folder, room, name, tmp_path):
+    folder = copy(tiny_folder(name), tmp_path)
     (folder / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"has no \.safetensors weights"):
-        registry[kind](folder)
+        opener(room, name)(folder)
 
 
 @every_part
-def test_a_weight_that_is_missing_is_never_made_up(tiny_folder, room, registry, kind, tmp_path):
+def test_a_weight_that_is_missing_is_never_made_up(tiny_folder, room, name, tmp_path):
     from safetensors.torch import load_file, save_file
 
-    folder = copy(tiny_folder(getattr(tiny, room)[kind].__name__), tmp_path)
+    folder = copy(tiny_folder(name), tmp_path)
     weights = load_file(folder / "model.safetensors")
     weights.pop(next(name for name in weights if "layer" in name and name.endswith(".weight")))
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(CheckpointError, match="lacks 1 weights"):
-        registry[kind](folder)
+        opener(room, name)(folder)
 
 
 def copy(source, target):
@@ -93,8 +94,8 @@ def copy(source, target):
 
 
 @every_vision
-def test_shapes_follow_the_grid(part, kind, image):
-    vision = part("VISION", kind)
+def test_shapes_follow_the_grid(part, name, image):
+    vision = part("VISION", name)
     pixel_values = vision.preprocess(image)
     assert pixel_values.shape == (3, *vision.image_size)
     assert pixel_values.dtype == torch.float32
@@ -104,29 +105,31 @@ def test_shapes_follow_the_grid(part, kind, image):
 
 
 @every_vision
-def test_encoding_is_deterministic_and_sees_the_picture(part, kind, image):
-    vision = part("VISION", kind)
+def test_encoding_is_deterministic_and_sees_the_picture(part, name, image):
+    vision = part("VISION", name)
     pixel_values = vision.preprocess(image)[None]
     torch.testing.assert_close(vision.encode(pixel_values), vision.encode(pixel_values))
     assert (vision.encode(pixel_values) - vision.encode(-pixel_values)).abs().max() > 1e-3
 
 
 @every_vision
-def test_patches_lie_row_by_row_behind_the_leading_tokens(part, kind):
-    vision = part("VISION", kind)
+def test_patches_lie_row_by_row_behind_the_leading_tokens(part, name):
+    vision = part("VISION", name)
     patch = vision.image_size[1] // vision.grid[1]
     dark = torch.zeros(1, 3, *vision.image_size)
     lit = dark.clone()
     row, column = 1, 2
     lit[:, :, row * patch : (row + 1) * patch, column * patch : (column + 1) * patch] = 3.0
     change = (vision.encode(lit) - vision.encode(dark)).norm(dim=-1)[0, vision.leading_tokens :]
-    assert change.argmax() == row * vision.grid[1] + column
+    place = divmod(int(change.argmax()), vision.grid[1])
+    off = max(abs(place[0] - row), abs(place[1] - column))
+    assert off <= (name == "dpt")  # its convolutions reach into the next patch
 
 
 @every_vision
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (7, 5), (300, 500)])
-def test_any_picture_size_is_stretched(part, kind, size):
-    vision = part("VISION", kind)
+def test_any_picture_size_is_stretched(part, name, size):
+    vision = part("VISION", name)
     grey = torch.full((*size, 3), 128, dtype=torch.uint8)
     expected = (128 / 255 - vision.mean) / vision.std
     torch.testing.assert_close(vision.preprocess(grey), expected.expand(3, *vision.image_size))
@@ -140,8 +143,8 @@ def prompt(language, n=7, seed=0):
 
 
 @every_language
-def test_text_survives_ids(part, kind):
-    language = part("LANGUAGE", kind)
+def test_text_survives_ids(part, name):
+    language = part("LANGUAGE", name)
     text = "a small red circle, a yellow cat"
     ids = language.tokenize(text)
     assert ids.dtype == torch.int64
@@ -152,8 +155,8 @@ def test_text_survives_ids(part, kind):
 
 
 @every_language
-def test_no_text_is_no_ids(part, kind):
-    language = part("LANGUAGE", kind)
+def test_no_text_is_no_ids(part, name):
+    language = part("LANGUAGE", name)
     assert language.tokenize("").shape == (0,)
     assert language.tokenize("").dtype == torch.int64
     assert language.decode([]) == ""
@@ -161,8 +164,8 @@ def test_no_text_is_no_ids(part, kind):
 
 @every_language
 @pytest.mark.parametrize("beams", [1, 3])
-def test_writing_is_deterministic_and_bounded(part, kind, beams):
-    language = part("LANGUAGE", kind)
+def test_writing_is_deterministic_and_bounded(part, name, beams):
+    language = part("LANGUAGE", name)
     decoding = Decoding(max_new_tokens=6, beams=beams)
     ids = list(language.generate(prompt(language), decoding))
     assert ids == list(language.generate(prompt(language), decoding))
@@ -171,8 +174,8 @@ def test_writing_is_deterministic_and_bounded(part, kind, beams):
 
 
 @every_language
-def test_an_answer_stop_ends_the_answer_as_eos_does(part, kind):
-    language = part("LANGUAGE", kind)
+def test_an_answer_stop_ends_the_answer_as_eos_does(part, name):
+    language = part("LANGUAGE", name)
     decoding = Decoding(max_new_tokens=6)
     ids = list(language.generate(prompt(language), decoding))
     stopped = list(language.generate(prompt(language), decoding, answer_stop=ids[-1]))
@@ -180,24 +183,24 @@ def test_an_answer_stop_ends_the_answer_as_eos_does(part, kind):
 
 
 @every_language
-def test_sampling_varies(part, kind):
-    language = part("LANGUAGE", kind)
+def test_sampling_varies(part, name):
+    language = part("LANGUAGE", name)
     torch.manual_seed(0)
     decoding = Decoding(max_new_tokens=6, temperature=3.0)
     assert len({tuple(language.generate(prompt(language), decoding)) for _ in range(5)}) > 1
 
 
 @every_language
-def test_a_prompt_beyond_the_context_is_a_question_error_with_both_numbers(part, kind):
-    language = part("LANGUAGE", kind)
+def test_a_prompt_beyond_the_context_is_a_question_error_with_both_numbers(part, name):
+    language = part("LANGUAGE", name)
     long = prompt(language, language.context)
     with pytest.raises(QuestionError, match=rf"{language.context} tokens .* reads \d+"):
         language.generate(long, Decoding())
 
 
 @every_language
-def test_the_loss_is_a_token_mean_whatever_the_padding(part, kind):
-    language = part("LANGUAGE", kind)
+def test_the_loss_is_a_token_mean_whatever_the_padding(part, name):
+    language = part("LANGUAGE", name)
     prompts = [prompt(language, 3), prompt(language, 8, seed=1)]
     answers = [torch.tensor([9, 8, 7, language.eos_id]), torch.tensor([6, language.eos_id])]
     both = language.loss(prompts, answers)
@@ -209,8 +212,8 @@ def test_the_loss_is_a_token_mean_whatever_the_padding(part, kind):
 
 
 @every_language
-def test_gradients_reach_the_prompts_alone(part, kind):
-    language = part("LANGUAGE", kind)
+def test_gradients_reach_the_prompts_alone(part, name):
+    language = part("LANGUAGE", name)
     prompts = [prompt(language, 4).requires_grad_(), prompt(language, 6).requires_grad_()]
     language.loss(prompts, [torch.tensor([5, 6]), torch.tensor([7])]).backward()
     assert all(p.grad.norm() > 0 for p in prompts)
@@ -218,9 +221,9 @@ def test_gradients_reach_the_prompts_alone(part, kind):
 
 
 @every_language
-def test_the_loss_is_of_what_is_written(part, kind):
+def test_the_loss_is_of_what_is_written(part, name):
     """Greedy ids are the likeliest answer of their length, as far as single tokens go."""
-    language = part("LANGUAGE", kind)
+    language = part("LANGUAGE", name)
     first = next(language.generate(prompt(language), Decoding()))
     losses = [language.loss([prompt(language)], [torch.tensor([i])]) for i in range(20, 60)]
     assert language.loss([prompt(language)], [torch.tensor([first])]) <= min(losses)
@@ -238,11 +241,11 @@ PROMPTS = {
 
 
 @every_segmenter
-@pytest.mark.parametrize("name", PROMPTS)
-def test_region_masks_have_the_pictures_size_best_first(part, kind, name, image):
-    segmenter = part("SEGMENTER", kind)
-    segmentation = segmenter.segment(segmenter.encode(image), PROMPTS[name])
-    count = 3 if name == "click" else 1  # a lone click is ambiguous
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_region_masks_have_the_pictures_size_best_first(part, name, prompt, image):
+    segmenter = part("SEGMENTER", name)
+    segmentation = segmenter.segment(segmenter.encode(image), PROMPTS[prompt])
+    count = 3 if prompt == "click" else 1  # a lone click is ambiguous
     assert segmentation.region_masks.shape == (count, *image.shape[:2])
     assert segmentation.region_masks.dtype == torch.bool
     assert segmentation.scores.shape == (count,)
@@ -251,8 +254,8 @@ def test_region_masks_have_the_pictures_size_best_first(part, kind, name, image)
 
 
 @every_segmenter
-def test_earlier_logits_refine(part, kind, image):
-    segmenter = part("SEGMENTER", kind)
+def test_earlier_logits_refine(part, name, image):
+    segmenter = part("SEGMENTER", name)
     embedding = segmenter.encode(image)
     before = segmenter.segment(embedding, CLICK)
     again = SegmentPrompt(CLICK.points, logits=before.logits[0])
@@ -264,15 +267,15 @@ def test_earlier_logits_refine(part, kind, image):
 
 @every_segmenter
 @pytest.mark.parametrize("size", [(1, 1), (1, 200), (64, 64), (200, 90)])
-def test_any_picture_size_is_segmented(part, kind, size):
-    segmenter = part("SEGMENTER", kind)
+def test_any_picture_size_is_segmented(part, name, size):
+    segmenter = part("SEGMENTER", name)
     picture = torch.zeros(*size, 3, dtype=torch.uint8)
     segmentation = segmenter.segment(segmenter.encode(picture), SegmentPrompt(((0.0, 0.0, 1),)))
     assert segmentation.region_masks.shape[1:] == size
 
 
 @every_segmenter
-def test_an_empty_prompt_is_an_error(part, kind, image):
-    segmenter = part("SEGMENTER", kind)
+def test_an_empty_prompt_is_an_error(part, name, image):
+    segmenter = part("SEGMENTER", name)
     with pytest.raises(RegionError, match="nothing is pointed at"):
         segmenter.segment(segmenter.encode(image), SegmentPrompt())
