@@ -182,12 +182,11 @@ def assistant_of(args: argparse.Namespace) -> Any:
 
 def warn_unfamiliar(view: Any) -> bool:
     """Say so on standard error where the picture is not of a kind the model knows."""
-    familiar = bool(getattr(view, "familiar", True))
-    if not familiar:
+    if not view.familiar:
         from demo.session import unfamiliar
 
         print(f"loupe: note: {unfamiliar(view.assistant)}", file=sys.stderr)
-    return familiar
+    return view.familiar
 
 
 def print_json(values: dict) -> None:

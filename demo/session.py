@@ -115,7 +115,7 @@ class Session:
             self._opened += 1
             self.picture = Picture(self._opened, image, view, view.converse())
             self.transcript = []
-            if not getattr(view, "familiar", True):
+            if not view.familiar:
                 self._note(unfamiliar(assistant))
             return self.picture
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .config import QFormerConfig
 from .contracts import LoupeError
+from .familiarity import Familiarity
 from .qformer import ImageMemory, QFormer, QFormerOutput
 from .regions import RegionConfig, RegionUpgrade, patch_bias
 
@@ -20,6 +21,7 @@ class BridgeConfig:
     """language_width: None for a stage-1 bridge without a language model.
 
     instruct: the question enters the Q-Former (InstructBLIP). max_instruction: its most tokens.
+    familiarity: the bridge knows pictures unlike those it was trained on, see familiarity.py.
     """
 
     qformer: QFormerConfig = field(default_factory=QFormerConfig)
@@ -27,6 +29,7 @@ class BridgeConfig:
     language_width: int | None = None
     instruct: bool = False
     max_instruction: int = 64
+    familiarity: bool = False
 
     def __post_init__(self) -> None:
         if self.language_width is not None and self.language_width < 1:
@@ -92,6 +95,9 @@ class Bridge(nn.Module):
             nn.Linear(config.qformer.hidden_size, config.language_width)
             if config.language_width
             else None
+        )
+        self.familiarity = (
+            Familiarity(config.qformer.encoder_hidden_size) if config.familiarity else None
         )
 
     def remember(self, image_embeds: Tensor, attention_mask: Tensor | None = None) -> ImageMemory:

@@ -97,6 +97,12 @@ class View:
                 self._memory = self.assistant.bridge.remember(self.image_embeds)
         return self._memory
 
+    @property
+    def familiar(self) -> bool:
+        """Whether it looks like the training pictures; True where the bridge does not know."""
+        familiarity = self.assistant.bridge.familiarity
+        return familiarity is None or bool(familiarity.distance(self.image_embeds) <= 1)
+
     @torch.no_grad()
     def _encode(self, images: Sequence[Tensor]) -> Tensor:
         vision, device = self.assistant.vision, self.assistant.device
