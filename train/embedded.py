@@ -26,6 +26,7 @@ from adapters.language_decoder import DecoderLanguageModel
 from adapters.tokenizer import SentencePieceTokenizer, save_sentencepiece
 from adapters.vision import open_vision_encoder
 from qformer.bridge import Bridge
+from qformer.familiarity import Familiarity
 from train.config import EmbeddedConfig
 from train.language import LanguageStage, train_tokenizer
 from train.loop import LoopConfig, fit, load_trained
@@ -35,6 +36,7 @@ from train.stages import Stage1Stage, Stage2Stage
 from train.vision import VisionStage
 
 TRAIN_SEED, TEST_SEED, HELD_OUT_SEED = 1, 2, 3  # of the pools' pictures, never the same
+FAMILIAR_PICTURES = 2000  # of the training pool, to know their like again
 
 
 class Pipeline:
@@ -117,7 +119,7 @@ class Pipeline:
 
     def _bridge(self, instruct: bool) -> Bridge:
         self._start()
-        shape = self.config.bridge
+        shape = dataclasses.replace(self.config.bridge, familiarity=False)  # it comes with _save
         if not instruct:  # stage 1 reads captions, not questions, and speaks to no language model
             shape = dataclasses.replace(shape, instruct=False, language_width=None)
         return Bridge(shape)
@@ -158,6 +160,10 @@ class Pipeline:
         self._save(stage.bridge, language, rank)
 
     def _save(self, bridge: Bridge, language: DecoderLanguageModel, rank: int) -> None:
+        if self.config.bridge.familiarity:
+            bridge.familiarity = Familiarity(self.config.bridge.qformer.encoder_hidden_size)
+            seen = torch.arange(min(FAMILIAR_PICTURES, self.config.pictures)).split(250)
+            bridge.familiarity.fit([self.pool().image_embeds(part.tolist()) for part in seen])
         config = CheckpointConfig(
             vision=PartConfig("hf", "../vision"),
             language=PartConfig("decoder", "../language"),
