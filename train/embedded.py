@@ -26,6 +26,7 @@ from adapters.language_decoder import DecoderLanguageModel
 from adapters.tokenizer import SentencePieceTokenizer, save_sentencepiece
 from adapters.vision import open_vision_encoder
 from qformer.bridge import Bridge
+from qformer.contracts import LoupeError
 from qformer.familiarity import Familiarity
 from train.config import EmbeddedConfig
 from train.language import LanguageStage, train_tokenizer
@@ -139,7 +140,7 @@ class Pipeline:
             rest = bridge.load_state_dict(own, strict=False)
             odd = [k for k in rest.missing_keys if not k.startswith("language_projection.")]
             if odd or rest.unexpected_keys:
-                raise ValueError(f"stage 1 does not fit the bridge: {odd or rest.unexpected_keys}")
+                raise LoupeError(f"stage 1 does not fit the bridge: {odd or rest.unexpected_keys}")
         language = DecoderLanguageModel.open(self.parts / "language")
         with torch.no_grad():  # soft tokens start as long as the words whose places they take
             weight, words = bridge.language_projection.weight, language.model.get_input_embeddings()

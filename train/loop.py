@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from qformer.contracts import LoupeError
+
 
 @dataclass(frozen=True)
 class LoopConfig:
@@ -40,9 +42,9 @@ class LoopConfig:
 
     def __post_init__(self):
         if self.steps < 1 or self.batch < 1:
-            raise ValueError(f"steps={self.steps} and batch={self.batch} must be at least 1")
+            raise LoupeError(f"steps={self.steps} and batch={self.batch} must be at least 1")
         if self.lr <= 0:
-            raise ValueError(f"lr={self.lr} must be above 0")
+            raise LoupeError(f"lr={self.lr} must be above 0")
 
 
 class Optimizers:
@@ -157,10 +159,12 @@ def trained_state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def load_trained(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Put a `trained_state` back. Raises ValueError if it is of another model."""
-    odd = sorted(trained_state(module).keys() ^ state.keys())
+    """Put a `trained_state` back. Raises LoupeError if it is of another model."""
+    ours = {name: value.shape for name, value in trained_state(module).items()}
+    theirs = {name: value.shape for name, value in state.items()}
+    odd = sorted(name for name, _ in ours.items() ^ theirs.items())
     if odd:
-        raise ValueError(
+        raise LoupeError(
             f"the saved state is of another model ({odd[0]} differs): remove its folder"
         )
     module.load_state_dict(state, strict=False)
