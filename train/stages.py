@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from adapters.language_decoder import answer_loss
 from qformer.bridge import Bridge, PassRows
 from qformer.prompt import PICTURE, PromptConfig, assemble, declarations, instruction, lay_out
 from qformer.stage1 import Stage1
@@ -17,6 +18,8 @@ from train.pool import Pool
 from train.scenes.dialogue import Turn, ask, turns_of
 from train.scenes.questions import PICTURE_TYPES, REGION_TYPES, a, caption, describe
 from train.scenes.wordings import roughen
+
+BUCKET = 48  # sequences the language model reads at once
 
 
 def region_rows(pool: Pool, picks: list[list[int | None]], pictures: list[int]) -> PassRows:
@@ -201,14 +204,28 @@ class Stage2Stage:
     def losses(self, batch: dict) -> dict[str, Tensor]:
         prompts, answers = self.prompts(batch)
         weights = [torch.full((len(answer),), len(answer) ** -0.5) for answer in answers]
-        return {"answer": self.language.loss(prompts, answers, weights)}
+        return {"answer": answer_loss(self._logits(prompts, answers), answers, weights)}
+
+    def _logits(self, prompts: list[Tensor], answers: list[Tensor]) -> list[Tensor]:
+        """The language model's `answer_logits`, sequences of like length read together: padded to
+        the longest dialogue of a batch, most of what is computed would be padding."""
+        lengths = [len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
+        logits: dict[int, Tensor] = {}
+        for start in range(0, len(order), BUCKET):
+            bucket = order[start : start + BUCKET]
+            read = self.language.answer_logits(
+                [prompts[i] for i in bucket], [answers[i] for i in bucket]
+            )
+            logits.update(zip(bucket, read, strict=True))
+        return [logits[i] for i in range(len(order))]
 
     @torch.no_grad()
     def right(self, batch: dict) -> list[bool]:
         """Whether each turn's greedy answer is exactly the right one: it is if and only if every
         token is the likeliest after the right ones before it."""
         prompts, answers = self.prompts(batch)
-        logits = self.language.answer_logits(prompts, answers)
+        logits = self._logits(prompts, answers)
         return [
             bool((row.argmax(-1) == answer).all())
             for row, answer in zip(logits, answers, strict=True)
