@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from qformer.assistant import Suggestions
 from qformer.bridge import BridgeConfig
 from qformer.config import from_dict
 from qformer.contracts import Decoding, LoupeError
@@ -72,7 +71,6 @@ class EmbeddedConfig:
     passes: int = 22
     questions: int = 500
     ablation_steps: int = 300
-    suggestions: Suggestions = field(default_factory=Suggestions)
 
     def __post_init__(self) -> None:
         if self.pictures < max(self.stage1.batch, self.stage2.batch):

@@ -2,7 +2,7 @@
 
     frozen parts   vision, language, segmenter   (independent of one another)
     the bridge     pool -> stage1 -> stage2      (over the frozen parts)
-    what it is     ablations, evaluate, report, install
+    what it is     ablations, evaluate, report, offer, install
 
 A phase writes into its own folder under `folder` and is skipped once that is whole.
 """
@@ -19,7 +19,7 @@ import torch
 
 from adapters import lora
 from adapters.build import EMBEDDED
-from adapters.checkpoint import save_checkpoint
+from adapters.checkpoint import save_checkpoint, write_manifest
 from adapters.config import CheckpointConfig, PartConfig, TokenizerConfig
 from adapters.fresh import fresh_language, fresh_segmenter, fresh_vision, save_frozen
 from adapters.language_decoder import DecoderLanguageModel
@@ -29,6 +29,7 @@ from qformer.bridge import Bridge
 from qformer.contracts import LoupeError
 from qformer.familiarity import Familiarity
 from train.config import EmbeddedConfig
+from train.evaluate import ask_all, evaluate, reached
 from train.language import LanguageStage, train_tokenizer
 from train.loop import LoopConfig, fit, load_trained
 from train.pool import Pool
@@ -36,6 +37,28 @@ from train.segmenter import MEAN, STD, SegmenterStage
 from train.stages import Stage1Stage, Stage2Stage
 from train.vision import VisionStage
 
+# What the chat may suggest, by type; a type that misses its target is not offered.
+SUGGESTIONS = {
+    "picture": {
+        "caption": "describe the picture",
+        "count": "how many things are there?",
+        "biggest": "which is the biggest?",
+    },
+    "region": {
+        "what": "what is this?",
+        "describe": "describe this",
+        "beside": "what is next to it?",
+        "others": "how many others share its colour?",
+        "region_where": "where is this?",
+        "texture": "what pattern does it have?",
+    },
+    "pair": {
+        "bigger": "which is bigger?",
+        "same_colour": "are they the same colour?",
+        "same_kind": "do they have the same shape?",
+        "relation": "where is {1} relative to {2}?",
+    },
+}
 TRAIN_SEED, TEST_SEED, HELD_OUT_SEED = 1, 2, 3  # of the pools' pictures, never the same
 FAMILIAR_PICTURES = 2000  # of the training pool, to know their like again
 
@@ -175,7 +198,6 @@ class Pipeline:
             decoding=self.config.decoding,
             lora=bool(rank),
             domain=self.config.domain,
-            suggestions=self.config.suggestions,
         )
         save_checkpoint(self.parts / "loupe", config, bridge, language, torch.float16)
 
@@ -183,8 +205,6 @@ class Pipeline:
 
     def ablations(self) -> None:
         """Stage 2 at a short schedule in three arms, the same questions asked of each."""
-        from train.evaluate import ask_all
-
         loop = dataclasses.replace(self.config.stage2, steps=self.config.ablation_steps)
         rank = self.config.language.lora_rank
         arms = {"all": (True, rank), "without stage 1": (False, rank), "without LoRA": (True, 0)}
@@ -197,14 +217,24 @@ class Pipeline:
         self._note("ablations", results)
 
     def evaluate(self) -> None:
-        from train.evaluate import evaluate
-
         self._note("evaluation", evaluate(self.parts / "loupe", self.config.questions, self.say))
 
     def report(self) -> None:
         from train.report import write_report
 
         write_report(self.folder, self.config, Path("docs/embedded.md"))
+
+    def offer(self) -> None:
+        """Let the checkpoint suggest what the evaluation found to be answered well."""
+        good = reached(json.loads((self.folder / "evaluation.json").read_text()))
+        file = self.parts / "loupe" / "config.json"
+        settings = json.loads(file.read_text())
+        settings["suggestions"] = {
+            group: [text for type, text in texts.items() if type in good]
+            for group, texts in SUGGESTIONS.items()
+        }
+        file.write_text(json.dumps(settings, indent=2) + "\n")
+        write_manifest(self.parts / "loupe")
 
     def install(self, target: Path = EMBEDDED.parent) -> None:
         """Put the trained folders where `build("embedded")` looks."""
@@ -224,5 +254,5 @@ class Pipeline:
 PHASES = (
     *("vision", "language", "segmenter"),
     *("pool", "stage1", "stage2"),
-    *("ablations", "evaluate", "report", "install"),
+    *("ablations", "evaluate", "report", "offer", "install"),
 )

@@ -22,8 +22,21 @@ from train.scenes.scene import HELD_OUT, Scene
 from train.scenes.wordings import roughen
 from train.stages import Stage2Stage
 
+TARGETS = {
+    "what": 0.97, "colour": 0.97, "kind": 0.97, "size": 0.97, "texture": 0.93, "describe": 0.85,
+    "exist": 0.92, "count": 0.92, "others": 0.92, "relation": 0.90, "bigger": 0.90,
+    "same_colour": 0.90, "same_kind": 0.90, "biggest": 0.90, "where": 0.90, "region_where": 0.90,
+    "beside": 0.90, "verify": 0.92, "follow_up": 0.90,
+}  # fmt: skip
+CAPTION_F1 = 0.90
 BATCH = 32
 OPENINGS = ("what", "colour", "kind", "texture", "size")  # what follow-ups refer back to
+
+
+def reached(evaluation: dict) -> set[str]:
+    """The types of an `evaluate` result that meet their targets."""
+    types = {t for t, row in evaluation["types"].items() if row["right"] >= TARGETS.get(t, 2.0)}
+    return types | ({"caption"} if evaluation["caption_f1"] >= CAPTION_F1 else set())
 
 
 def draw_turn(type: str, scene: Scene, rng: np.random.Generator) -> Turn | None:

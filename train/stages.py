@@ -15,10 +15,11 @@ from qformer.bridge import Bridge, PassRows
 from qformer.prompt import PICTURE, PromptConfig, assemble, declarations, instruction, lay_out
 from qformer.stage1 import Stage1
 from train.pool import Pool
-from train.scenes.dialogue import Turn, ask, turns_of
+from train.scenes.dialogue import LATER_WEIGHTS, WEIGHTS, Turn, ask, turns_of
 from train.scenes.questions import PICTURE_TYPES, REGION_TYPES, a, caption, describe
 from train.scenes.wordings import roughen
 
+LATER = 0.35  # of stage 2: from here on the slow skills are asked more
 BUCKET = 48  # sequences the language model reads at once
 
 
@@ -88,17 +89,22 @@ class Asked:
     start: int
 
 
-def fill_rows(scene, rng: np.random.Generator, passes: int) -> list[Turn]:
-    """Turns that need exactly `passes` rows, a mixture of all groups."""
-    pairs = 2 if len(scene.items) > 1 else 0
-    turns = turns_of(scene, rng, 3, 4, pairs, 2)
+def fill_rows(scene, rng: np.random.Generator, passes: int, later: bool = False) -> list[Turn]:
+    """Turns that need exactly `passes` rows, a mixture of all groups; `later` in training the slow
+    skills are asked more."""
+    weights = LATER_WEIGHTS if later else WEIGHTS
+    several = len(scene.items) > 1
+    if later:
+        turns = turns_of(scene, rng, 4, 3, 3 * several, 1, weights)
+    else:
+        turns = turns_of(scene, rng, 3, 4, 2 * several, 2, weights)
     used = sum(1 + len(t.question.regions) for t in turns)
     while used > passes:
         last = next(i for i in reversed(range(len(turns))) if _ends(turns[i], turns))
         used -= 1 + len(turns.pop(last).question.regions)
     while used < passes:
         group = PICTURE_TYPES if passes - used == 1 or rng.random() < 0.4 else REGION_TYPES
-        question = ask(scene, group, rng)
+        question = ask(scene, group, rng, weights)
         if question is None:
             question = ask(scene, {"caption": PICTURE_TYPES["caption"]}, rng)
         turns.append(Turn(question, roughen(question.text, rng)))
@@ -140,7 +146,8 @@ class Stage2Stage:
 
     def batch(self, rng: np.random.Generator, progress: float = 1.0) -> dict:
         pictures = [int(i) for i in rng.choice(len(self.pool), self.count, replace=False)]
-        turns = [fill_rows(self.pool.scene(p), rng, self.passes) for p in pictures]
+        later = progress >= LATER
+        turns = [fill_rows(self.pool.scene(p), rng, self.passes, later) for p in pictures]
         return self.ask(pictures, turns)
 
     def ask(self, pictures: list[int], turns: list[list[Turn]]) -> dict:

@@ -8,7 +8,7 @@ import torch
 
 from adapters.build import build
 from qformer.contracts import LoupeError
-from train.evaluate import evaluate, f1, iou
+from train.evaluate import TARGETS, evaluate, f1, iou
 from train.scenes.dialogue import painted_scene
 from train.scenes.questions import TYPES
 
@@ -23,7 +23,6 @@ def trained(pipeline):
 def test_the_pipeline_ends_in_an_assistant_that_answers(trained):
     assistant = build(trained.parts / "loupe")
     assert assistant.config.domain == trained.config.domain
-    assert assistant.config.suggestions == trained.config.suggestions
     _, picture, masks = painted_scene(np.random.default_rng(0))
     view = assistant.encode(torch.from_numpy(picture))
     ys, xs = masks[0].nonzero()
@@ -32,6 +31,16 @@ def test_the_pipeline_ends_in_an_assistant_that_answers(trained):
     assert isinstance("".join(talk.ask("what is this?", [region])), str)
     assert isinstance("".join(talk.ask("and its colour?")), str)
     assert len(talk.turns) == 2
+
+
+def test_only_what_is_answered_well_is_suggested(trained):
+    rows = {type: {"right": 0.0} for type in TARGETS} | {"what": {"right": 0.99}}
+    trained._note("evaluation", {"types": rows, "caption_f1": 0.95})
+    trained.offer()
+    offered = build(trained.parts / "loupe").config.suggestions  # its manifest is whole
+    assert offered.region == ("what is this?",)
+    assert offered.picture == ("describe the picture",)
+    assert offered.pair == ()
 
 
 def test_every_phase_tells_its_steps(trained):

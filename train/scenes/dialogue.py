@@ -21,12 +21,19 @@ from train.scenes.render import paint
 from train.scenes.scene import COLOURS, KINDS, Item, Scene, sample_scene
 from train.scenes.wordings import PLURAL, pick, roughen
 
-# How often a type is asked within its group: the slow skills more often.
+# How often a type is asked within its group. What lies in a region is learned first and fast; the
+# slow skills (place, count, comparison) then need the questions.
 WEIGHTS = {
     "caption": 1.2, "count": 2.0, "exist": 1.6, "biggest": 1.0, "where": 1.0,
     "what": 1.5, "colour": 0.6, "kind": 0.8, "texture": 0.9, "size": 0.7, "describe": 1.8,
     "verify": 0.6, "beside": 1.6, "others": 1.4, "region_where": 0.5,
     "bigger": 1.0, "same_colour": 0.8, "same_kind": 0.9, "relation": 1.2,
+}  # fmt: skip
+LATER_WEIGHTS = {
+    "caption": 1.0, "count": 2.0, "exist": 2.0, "biggest": 0.7, "where": 2.0,
+    "what": 0.7, "colour": 0.2, "kind": 0.4, "texture": 0.5, "size": 0.3, "describe": 0.9,
+    "verify": 1.6, "beside": 1.6, "others": 1.6, "region_where": 1.6,
+    "bigger": 1.0, "same_colour": 1.2, "same_kind": 1.0, "relation": 2.0,
 }  # fmt: skip
 
 
@@ -46,12 +53,14 @@ def painted_scene(rng: np.random.Generator, pairs: str = "seen"):
     return dataclasses.replace(scene, areas=tuple(int(m.sum()) for m in masks)), picture, masks
 
 
-def ask(scene: Scene, group: dict, rng: np.random.Generator, tries: int = 20) -> Question | None:
-    """One question of a group of types that this scene can answer."""
+def ask(
+    scene: Scene, group: dict, rng: np.random.Generator, weights: dict[str, float] = WEIGHTS
+) -> Question | None:
+    """One question of a group of types that this scene can answer, if twenty tries find one."""
     names = list(group)
-    chances = np.array([WEIGHTS[name] for name in names])
+    chances = np.array([weights[name] for name in names])
     chances /= chances.sum()
-    for _ in range(tries):
+    for _ in range(20):
         question = group[names[int(rng.choice(len(names), p=chances))]](scene, rng)
         if question is not None:
             return question
@@ -59,12 +68,18 @@ def ask(scene: Scene, group: dict, rng: np.random.Generator, tries: int = 20) ->
 
 
 def turns_of(
-    scene: Scene, rng: np.random.Generator, picture: int, region: int, pair: int, follow: int
-):
+    scene: Scene,
+    rng: np.random.Generator,
+    picture: int,
+    region: int,
+    pair: int,
+    follow: int,
+    weights: dict[str, float] = WEIGHTS,
+) -> list[Turn]:
     """That many turns of each group, or fewer where the scene has none, and `follow` more that
     follow one of them."""
     groups = [(PICTURE_TYPES, picture), (REGION_TYPES, region), (PAIR_TYPES, pair)]
-    asked = [ask(scene, group, rng) for group, count in groups for _ in range(count)]
+    asked = [ask(scene, group, rng, weights) for group, count in groups for _ in range(count)]
     turns = [Turn(q, roughen(q.text, rng)) for q in asked if q is not None]
     openings = [t for t in turns if len(t.question.regions) == 1 or t.question.type == "count"]
     for _ in range(follow if openings else 0):
