@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -217,7 +218,10 @@ class Pipeline:
         self._note("ablations", results)
 
     def evaluate(self) -> None:
-        self._note("evaluation", evaluate(self.parts / "loupe", self.config.questions, self.say))
+        """In as many processes as there are cores, a thread each."""
+        processes = os.cpu_count() or 1
+        checkpoint, questions = self.parts / "loupe", self.config.questions
+        self._note("evaluation", evaluate(checkpoint, questions, self.say, processes=processes))
 
     def report(self) -> None:
         from train.report import write_report

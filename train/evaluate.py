@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -76,27 +78,52 @@ def ask_all(stage: Stage2Stage, count: int, seed: int = 0) -> dict[str, float]:
     return result
 
 
-@torch.no_grad()
 def evaluate(
-    checkpoint: Path, count: int, say: Callable[[str], None] = print, seed: int = 7
+    checkpoint: Path,
+    count: int,
+    say: Callable[[str], None] = print,
+    seed: int = 7,
+    processes: int = 1,
 ) -> dict:
     """The assistant on fresh pictures, `count` questions a type, regions by one click each.
 
-    Returns {"types": {type: {"right", "without_regions", "majority", "asked"}}, "held_out": share
-    of right "what", "colour", "kind" on held-out pairs, "caption_f1", "segmenter": mean IoU of a
-    click and of a box, on seen and on held-out pairs, "pictures": how many}.
+    processes: shares of the questions, each on pictures of its own. Returns {"types": {type:
+    {"right", "without_regions", "majority", "asked"}}, "held_out": share of right "what", "colour",
+    "kind" on held-out pairs, "caption_f1", "segmenter": mean IoU of a click and of a box, on seen
+    and on held-out pairs, "pictures": how many}.
     """
-    assistant = build(checkpoint)
-    tallies: dict[str, Tally] = {type: Tally() for type in (*TYPES, "follow_up")}
-    overlaps: dict[str, list[float]] = defaultdict(list)
-    found: list[float] = []
-    picture = 0
-    while picture < 12 * count and any(tally.asked < count for tally in tallies.values()):
-        rng = np.random.default_rng((seed, picture))
+    share = -(-count // processes)
+    seeds = [seed + 1000 * process for process in range(processes)]
+    if processes == 1:
+        scores = [score(checkpoint, share, seed, say)]
+    else:
+        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+            scores = list(pool.map(score, [checkpoint] * processes, [share] * processes, seeds))
+    total = scores[0]
+    for other in scores[1:]:
+        total.add(other)
+    return {
+        "types": {type: tally.summary() for type, tally in total.types.items()},
+        "held_out": {type: t.right / max(1, t.asked) for type, t in total.held_out.items()},
+        "caption_f1": float(np.mean(total.captions)) if total.captions else 0.0,
+        "segmenter": {name: float(np.mean(values)) for name, values in total.overlaps.items()},
+        "pictures": total.pictures,
+    }
+
+
+@torch.no_grad()
+def score(
+    checkpoint: Path, count: int, seed: int, say: Callable[[str], None] | None = None
+) -> Score:
+    """One process's share of `evaluate`."""
+    torch.set_num_threads(1)
+    assistant, result = build(checkpoint), Score()
+    while result.pictures < 12 * count and any(t.asked < count for t in result.types.values()):
+        rng = np.random.default_rng((seed, result.pictures))
         scene, image, masks = painted_scene(rng)
         view = assistant.encode(torch.from_numpy(image))
-        regions = Clicks(view, masks, overlaps)
-        for type, tally in tallies.items():
+        regions = Clicks(view, masks, result.overlaps)
+        for type, tally in result.types.items():
             turn = draw_turn(type, scene, rng) if tally.asked < count else None
             if turn is None:
                 continue
@@ -105,18 +132,33 @@ def evaluate(
             bare = view.ask(turn.text) if question.regions and turn.before is None else None
             tally.add(question, answer, bare)
             if type == "caption":
-                found.append(f1(answer, question.answer))
-        picture += 1
-        if picture % 100 == 0:
-            say(f"evaluate: {picture} pictures, {sum(t.asked for t in tallies.values())} questions")
-    held_out = evaluate_held_out(assistant, count, seed + 1, overlaps)
-    return {
-        "types": {type: tally.summary() for type, tally in tallies.items()},
-        "held_out": held_out,
-        "caption_f1": float(np.mean(found)) if found else 0.0,
-        "segmenter": {name: float(np.mean(values)) for name, values in overlaps.items()},
-        "pictures": picture,
-    }
+                result.captions.append(f1(answer, question.answer))
+        result.pictures += 1
+        if say and result.pictures % 100 == 0:
+            asked = sum(t.asked for t in result.types.values())
+            say(f"evaluate: {result.pictures} pictures, {asked} questions")
+    score_held_out(assistant, count, seed + 1, result)
+    return result
+
+
+class Score:
+    """What one process counted."""
+
+    def __init__(self) -> None:
+        self.types = {type: Tally() for type in (*TYPES, "follow_up")}
+        self.held_out = {type: Tally() for type in ("what", "colour", "kind")}
+        self.overlaps: dict[str, list[float]] = {}
+        self.captions: list[float] = []
+        self.pictures = 0
+
+    def add(self, other: Score) -> None:
+        for ours, theirs in ((self.types, other.types), (self.held_out, other.held_out)):
+            for type, tally in theirs.items():
+                ours[type].join(tally)
+        for name, values in other.overlaps.items():
+            self.overlaps.setdefault(name, []).extend(values)
+        self.captions += other.captions
+        self.pictures += other.pictures
 
 
 class Tally:
@@ -133,6 +175,13 @@ class Tally:
         if bare is not None:
             self.bare_asked += 1
             self.bare_right += bare == question.answer
+
+    def join(self, other: Tally) -> None:
+        self.asked += other.asked
+        self.right += other.right
+        self.bare_asked += other.bare_asked
+        self.bare_right += other.bare_right
+        self.answers += other.answers
 
     def summary(self) -> dict:
         asked = max(1, self.asked)
@@ -162,8 +211,8 @@ class Clicks:
             box = (float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1))
             clicked = self.view.segment(points=[(x, y, 1)]).region_masks[0]
             boxed = self.view.segment(box=box).region_masks[0]
-            self.overlaps[f"click, {self.kind}"].append(iou(clicked.numpy(), mask))
-            self.overlaps[f"box, {self.kind}"].append(iou(boxed.numpy(), mask))
+            self.overlaps.setdefault(f"click, {self.kind}", []).append(iou(clicked.numpy(), mask))
+            self.overlaps.setdefault(f"box, {self.kind}", []).append(iou(boxed.numpy(), mask))
             self.made[item] = clicked
         return self.view.region(self.made[item], name)
 
@@ -188,25 +237,22 @@ def say_turn(view, turn: Turn, clicks: Clicks) -> str:
     return answer
 
 
-def evaluate_held_out(assistant, count: int, seed: int, overlaps) -> dict[str, float]:
-    """Share of right answers on pairs of kind and colour that no phase of training has seen."""
-    tallies = {type: Tally() for type in ("what", "colour", "kind")}
+def score_held_out(assistant, count: int, seed: int, result: Score) -> None:
+    """Pairs of kind and colour that no phase of training has seen."""
     picture = 0
-    while any(tally.asked < count for tally in tallies.values()):
+    while any(tally.asked < count for tally in result.held_out.values()):
         rng = np.random.default_rng((seed, picture))
         picture += 1
         scene, image, masks = painted_scene(rng, "held_out")
         view = assistant.encode(torch.from_numpy(image))
-        clicks = Clicks(view, masks, overlaps, "held out")
+        clicks = Clicks(view, masks, result.overlaps, "held out")
         for i, item in enumerate(scene.items):
             if item.pair not in HELD_OUT or masks[i].sum() < 30:
                 continue
             alone = replace(scene, items=(item,), areas=())
-            for type, tally in tallies.items():
-                question = TYPES[type](alone, rng)
-                question = replace(question, regions=(i,))
+            for type, tally in result.held_out.items():
+                question = replace(TYPES[type](alone, rng), regions=(i,))
                 tally.add(question, say_turn(view, Turn(question, question.text), clicks), None)
-    return {type: tally.right / tally.asked for type, tally in tallies.items()}
 
 
 def iou(ours: np.ndarray, theirs: np.ndarray) -> float:
