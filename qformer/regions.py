@@ -162,7 +162,7 @@ def focal_crop(image: Tensor, region_mask: Tensor, box: Box) -> tuple[Tensor, Te
     colours = crop.permute(2, 0, 1).float()[None]
     # Means of a coarse grid, smoothed: shapes outside dissolve, their colour stays. Costs the same
     # for a crop of any size, which a blur of so wide a radius does not.
-    cells = [min(side, BLUR_CELLS) for side in crop.shape[:2]]
+    cells = min(crop.shape[0], BLUR_CELLS), min(crop.shape[1], BLUR_CELLS)
     coarse = F.adaptive_avg_pool2d(colours, cells)
     blurred = F.interpolate(coarse, crop.shape[:2], mode="bilinear", align_corners=False)
     blurred = blurred[0].permute(1, 2, 0).round().to(torch.uint8)
