@@ -59,21 +59,25 @@ def ask_all(stage: Stage2Stage, count: int, seed: int = 0) -> dict[str, float]:
     for type in (*TYPES, "follow_up"):
         rng = np.random.default_rng((seed, len(result)))
         by_rows: dict[int, list[tuple[int, list[Turn]]]] = defaultdict(list)
-        right, asked, picture = 0, 0, 0
+        asked, picture = 0, 0
         while asked < count and picture < 20 * count:
             index = picture % len(stage.pool)
             picture += 1
             turn = draw_turn(type, stage.pool.scene(index), rng)
-            if turn is None:
-                continue
-            turns = [turn] if turn.before is None else [turn.before, turn]
-            rows = sum(1 + len(one.question.regions) for one in turns)
-            by_rows[rows].append((index, turns))
-            if len(by_rows[rows]) == BATCH:
-                batch = by_rows.pop(rows)
-                marks = stage.right(stage.ask(*map(list, zip(*batch, strict=True))))
-                last = marks[len(turns) - 1 :: len(turns)]
-                right, asked = right + sum(last), asked + len(last)
+            if turn is not None:
+                turns = [turn] if turn.before is None else [turn.before, turn]
+                rows = sum(1 + len(one.question.regions) for one in turns)
+                by_rows[rows].append((index, turns))
+                asked += 1
+        right = 0
+        for same_rows in by_rows.values():
+            for start in range(0, len(same_rows), BATCH):
+                pictures, turns_of_each = map(
+                    list, zip(*same_rows[start : start + BATCH], strict=True)
+                )
+                marks = stage.right(stage.ask(pictures, turns_of_each))
+                each = len(turns_of_each[0])
+                right += sum(marks[each - 1 :: each])
         result[type] = right / max(1, asked)
     return result
 
