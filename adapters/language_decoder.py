@@ -5,17 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from adapters.decoding import search, write
-from adapters.folder import Source, open_model
-from adapters.frozen import Frozen
-from adapters.tokenizer import Tokenizer, open_tokenizer
+from adapters.language import HuggingFaceLanguageModel
+from adapters.tokenizer import Tokenizer
 from qformer.contracts import Decoding, QuestionError
 
 
@@ -31,38 +29,14 @@ class Prefix:
         return self.cache.get_seq_length() + (0 if self.pending is None else len(self.pending))
 
 
-class DecoderLanguageModel(Frozen):
+class DecoderLanguageModel(HuggingFaceLanguageModel):
     """qformer's LanguageModel over a `...ForCausalLM`."""
 
     keeps_prefix = True
 
     def __init__(self, model: Any, tokenizer: Tokenizer) -> None:
-        super().__init__()
-        self.model = model
-        self.tokenizer = tokenizer
-        self.width: int = model.get_input_embeddings().embedding_dim
-        self.context: int = getattr(model.config, "max_position_embeddings", 2048)
-        self.stop_ids = stop_ids(model, tokenizer)
-        self.eos_id = self.stop_ids[0]
+        super().__init__(model, tokenizer, getattr(model.config, "max_position_embeddings", 2048))
         self.freeze()
-
-    @classmethod
-    def open(
-        cls, source: Source, dtype: torch.dtype = torch.float32, revision: str | None = None
-    ) -> Self:
-        return cls(open_model(source, dtype, revision), open_tokenizer(source, revision))
-
-    def tokenize(self, text: str) -> Tensor:
-        return torch.tensor(self.tokenizer(text), dtype=torch.long, device=self.device)
-
-    def start_ids(self) -> Tensor:
-        return torch.tensor(self.tokenizer.start_ids, dtype=torch.long, device=self.device)
-
-    def embed(self, input_ids: Tensor) -> Tensor:
-        return self.model.get_input_embeddings()(input_ids.to(self.device))
-
-    def decode(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(ids)
 
     def new_prefix(self) -> Prefix:
         from transformers import DynamicCache
@@ -130,16 +104,7 @@ class DecoderLanguageModel(Frozen):
         )
         return output.logits[:, -1]
 
-    def loss(
-        self,
-        prompts: Sequence[Tensor],
-        answers: Sequence[Tensor],
-        weights: Sequence[Tensor] | None = None,
-    ) -> Tensor:
-        return answer_loss(self.answer_logits(prompts, answers), answers, weights)
-
     def answer_logits(self, prompts: Sequence[Tensor], answers: Sequence[Tensor]) -> list[Tensor]:
-        """What was predicted at each place of each answer: (m_i, vocabulary) each."""
         sequences = [
             torch.cat([prompt.to(self.dtype), self.embed(answer)])
             for prompt, answer in zip(prompts, answers, strict=True)
@@ -162,27 +127,6 @@ class DecoderLanguageModel(Frozen):
             [torch.arange(n) + len(p) - 1 - first for p, n in zip(prompts, sizes, strict=True)]
         )
         return list(logits[row.to(self.device), place.to(self.device)].split(sizes))
-
-
-def answer_loss(
-    logits: Sequence[Tensor], answers: Sequence[Tensor], weights: Sequence[Tensor] | None
-) -> Tensor:
-    """(Weighted) mean cross entropy over all answers' tokens. logits: (m_i, vocabulary) each."""
-    flat = torch.cat(list(logits)).float()
-    labels = torch.cat(list(answers)).to(flat.device)
-    if weights is None:
-        return F.cross_entropy(flat, labels)
-    weight = torch.cat(list(weights)).to(flat)
-    return (F.cross_entropy(flat, labels, reduction="none") * weight).sum() / weight.sum()
-
-
-def stop_ids(model: Any, tokenizer: Tokenizer) -> list[int]:
-    """The ids that end an answer: the generation config's (50118, a newline, for BLIP-2's OPT),
-    else the config's, else the tokenizer's."""
-    for ids in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_id):
-        if ids is not None:
-            return list(ids) if isinstance(ids, list | tuple) else [ids]
-    raise ValueError("the language model names no end-of-sequence token in its config.json")
 
 
 def _fork(cache: Any) -> Any:

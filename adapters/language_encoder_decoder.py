@@ -3,53 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from adapters.decoding import search, write
-from adapters.folder import Source, open_model
-from adapters.frozen import Frozen
-from adapters.language_decoder import answer_loss, stop_ids
-from adapters.tokenizer import Tokenizer, open_tokenizer
+from adapters.language import HuggingFaceLanguageModel
+from adapters.tokenizer import Tokenizer
 from qformer.contracts import Decoding, QuestionError
 
 
-class EncoderDecoderLanguageModel(Frozen):
+class EncoderDecoderLanguageModel(HuggingFaceLanguageModel):
     """qformer's LanguageModel over a T5. It keeps no prefix: the encoder re-reads the text."""
 
     keeps_prefix = False
 
     def __init__(self, model: Any, tokenizer: Tokenizer) -> None:
-        super().__init__()
-        self.model = model
-        self.tokenizer = tokenizer
-        self.width: int = model.get_input_embeddings().embedding_dim
-        self.context: int = getattr(model.config, "n_positions", 512)  # what T5 was trained on
-        self.stop_ids = stop_ids(model, tokenizer)
-        self.eos_id = self.stop_ids[0]
+        # n_positions is what T5 was trained on
+        super().__init__(model, tokenizer, getattr(model.config, "n_positions", 512))
         self.decoder_start_id: int = model.config.decoder_start_token_id
         self.freeze()
-
-    @classmethod
-    def open(
-        cls, source: Source, dtype: torch.dtype = torch.float32, revision: str | None = None
-    ) -> Self:
-        return cls(open_model(source, dtype, revision), open_tokenizer(source, revision))
-
-    def tokenize(self, text: str) -> Tensor:
-        return torch.tensor(self.tokenizer(text), dtype=torch.long, device=self.device)
-
-    def start_ids(self) -> Tensor:
-        return torch.tensor(self.tokenizer.start_ids, dtype=torch.long, device=self.device)
-
-    def embed(self, input_ids: Tensor) -> Tensor:
-        return self.model.get_input_embeddings()(input_ids.to(self.device))
-
-    def decode(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(ids)
 
     def new_prefix(self) -> None:
         return None
@@ -96,16 +71,7 @@ class EncoderDecoderLanguageModel(Frozen):
             ids = write(logits, step, decoding, stops)
         yield from (token for token in ids if token not in stops)
 
-    def loss(
-        self,
-        prompts: Sequence[Tensor],
-        answers: Sequence[Tensor],
-        weights: Sequence[Tensor] | None = None,
-    ) -> Tensor:
-        return answer_loss(self.answer_logits(prompts, answers), answers, weights)
-
     def answer_logits(self, prompts: Sequence[Tensor], answers: Sequence[Tensor]) -> list[Tensor]:
-        """What was predicted at each place of each answer: (m_i, vocabulary) each."""
         sequences = [self._closed(prompt) for prompt in prompts]
         lengths = torch.tensor([len(s) for s in sequences], device=self.device)
         inputs_embeds = pad_sequence(sequences, batch_first=True)  # (batch, longest, width)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qformer.prompt import PromptConfig, declarations, lay_out
-from train.scenes.dialogue import Turn, turns_of, words_for
+from train.scenes.dialogue import Turn, misheard, turns_of, words_for
 from train.scenes.questions import TYPES
 from train.scenes.scene import sample_scene
 
@@ -65,16 +65,20 @@ class LanguageStage:
 
     def batch(self, rng: np.random.Generator, progress: float = 1.0) -> dict[str, Tensor]:
         rows = [self.document(rng) for _ in range(self.count)]
-        longest = max(len(ids) for ids, _ in rows)
-        input_ids = torch.zeros(len(rows), longest, dtype=torch.long)
-        weights = torch.zeros(len(rows), longest)
-        for i, (ids, weight) in enumerate(rows):
-            input_ids[i, : len(ids)] = torch.tensor(ids)
-            weights[i, : len(ids)] = torch.tensor(weight)
-        return {"input_ids": input_ids, "weights": weights}
+        longest = max(len(ids) for ids, _, _ in rows)
+        names, kinds = ("input_ids", "labels", "weights"), (torch.long, torch.long, torch.float)
+        batch = {
+            name: torch.zeros(len(rows), longest, dtype=kind)
+            for name, kind in zip(names, kinds, strict=True)
+        }
+        for i, row in enumerate(rows):
+            for name, values in zip(names, row, strict=True):
+                batch[name][i, : len(values)] = torch.tensor(values)
+        return batch
 
-    def document(self, rng: np.random.Generator) -> tuple[list[int], list[float]]:
-        """Ids of a dialogue of one to three turns, and how much each token counts."""
+    def document(self, rng: np.random.Generator) -> tuple[list[int], list[int], list[float]]:
+        """A dialogue of one to three turns: the ids that are read, those that should be said (they
+        differ where an answer is misheard), and how much each counts."""
         scene = sample_scene(rng)
         turns = turns_of(scene, rng, 2, 3, 1, 2)
         follow = [t for t in turns if t.before is not None]
@@ -83,7 +87,7 @@ class LanguageStage:
         else:
             order = rng.permutation(len(turns))[: int(rng.integers(1, 4))]
             dialogue = [turns[i] for i in order]
-        ids, weights = [SPECIALS["bos_id"]], [0.0]
+        ids, labels, weights = [SPECIALS["bos_id"]], [SPECIALS["bos_id"]], [0.0]
         for number, turn in enumerate(dialogue):
             question = turn.question
             pieces = lay_out(
@@ -96,17 +100,20 @@ class LanguageStage:
             for text in (piece for piece in pieces if isinstance(piece, str)):
                 part = self.tokenizer(text)
                 ids += part
+                labels += part
                 weights += [0.1] * len(part)
-            part = [*self.tokenizer(question.answer), SPECIALS["eos_id"]]
-            ids += part
-            weights += [1.0] * len(part)
-        return ids, weights
+            part = self.tokenizer(question.answer)
+            read = self.tokenizer(misheard(question.answer, rng))
+            ids += [*(read if len(read) == len(part) else part), SPECIALS["eos_id"]]
+            labels += [*part, SPECIALS["eos_id"]]
+            weights += [1.0] * (len(part) + 1)
+        return ids, labels, weights
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         logits = self.module(input_ids=batch["input_ids"], use_cache=False).logits[:, :-1]
         weights = batch["weights"][:, 1:]
         entropy = F.cross_entropy(
-            logits.flatten(0, 1).float(), batch["input_ids"][:, 1:].flatten(), reduction="none"
+            logits.flatten(0, 1).float(), batch["labels"][:, 1:].flatten(), reduction="none"
         ).view_as(weights)
         answers = weights >= 1
         return {

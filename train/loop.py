@@ -22,21 +22,26 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from qformer.contracts import LoupeError
 
+GROWN = 3.0  # times the rate, for what starts at zero and must first grow to be felt
+
 
 @dataclass(frozen=True)
 class LoopConfig:
     """steps: optimizer steps; lr: peak rate, after `warmup` steps, then cosine to lr * floor;
-    save_every and log_every: steps; bf16: autocast on the forward pass."""
+    restart: the step at which a second round begins, with new optimizers and half the peak, 0 for
+    none; save_every and log_every: steps; bf16: autocast on the forward pass, by default where the
+    processor has units for it (elsewhere it is slower than float32)."""
 
     steps: int
     batch: int
     lr: float = 2e-3
     warmup: int = 100
+    restart: int = 0
     floor: float = 0.02
     weight_decay: float = 0.02
     clip: float = 1.0
     seed: int = 0
-    bf16: bool = True
+    bf16: bool | None = None
     log_every: int = 50
     save_every: int = 400
 
@@ -45,6 +50,12 @@ class LoopConfig:
             raise LoupeError(f"steps={self.steps} and batch={self.batch} must be at least 1")
         if self.lr <= 0:
             raise LoupeError(f"lr={self.lr} must be above 0")
+        if not 0 <= self.restart < self.steps:
+            raise LoupeError(f"restart={self.restart} must lie before the last of {self.steps}")
+
+    @property
+    def autocast(self) -> bool:
+        return torch.cpu._is_amx_tile_supported() if self.bf16 is None else self.bf16
 
 
 class Optimizers:
@@ -55,11 +66,16 @@ class Optimizers:
         outer = ("embed", "head", "position", "rel_pos", "token", "projection", "upgrade", "lora_")
         matrices = [p for n, p in named if p.ndim == 2 and not any(word in n for word in outer)]
         inside = {id(p) for p in matrices}
-        rest = [p for _, p in named if id(p) not in inside]
         decay = config.weight_decay
+        grown = [p for n, p in named if "upgrade" in n]
+        rest = [p for n, p in named if id(p) not in inside and "upgrade" not in n]
+        groups = [{"params": rest, "scale": 1.0}, {"params": grown, "scale": GROWN}]
         self.each: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(rest, lr=config.lr, betas=(0.9, 0.98), weight_decay=decay)
-        ]
+            torch.optim.AdamW(
+                [group for group in groups if group["params"]],
+                lr=config.lr, betas=(0.9, 0.98), weight_decay=decay,
+            )
+        ]  # fmt: skip
         if matrices:
             self.each.append(
                 torch.optim.Muon(
@@ -73,7 +89,7 @@ class Optimizers:
         if math.isfinite(norm):
             for optimizer in self.each:
                 for group in optimizer.param_groups:
-                    group["lr"] = lr
+                    group["lr"] = lr * group.get("scale", 1.0)
                 optimizer.step()
         for parameter in self.parameters:
             parameter.grad = None
@@ -88,11 +104,14 @@ class Optimizers:
 
 
 def learning_rate(step: int, config: LoopConfig) -> float:
-    """Linear warm-up, then cosine down to lr * floor."""
+    """Linear warm-up, then cosine down to lr * floor; a second round starts at half of lr."""
+    peak, steps = config.lr, config.restart or config.steps
+    if config.restart and step >= config.restart:
+        step, peak, steps = step - config.restart, 0.5 * config.lr, config.steps - config.restart
     if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.lr * (config.floor + (1 - config.floor) * 0.5 * (1 + math.cos(math.pi * done)))
+        return peak * (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, steps - config.warmup)
+    return peak * (config.floor + (1 - config.floor) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def fit(stage, config: LoopConfig, folder: Path, say: Callable[[str], None] = print) -> float:
@@ -114,11 +133,13 @@ def fit(stage, config: LoopConfig, folder: Path, say: Callable[[str], None] = pr
     started, sums, counted = time.time() - seconds, {}, 0
     module.train()
     while step < config.steps:
+        if step and step == config.restart:
+            optimizers = Optimizers(module, config)
         torch.manual_seed(config.seed * 1_000_003 + step)
         batch = stage.batch(np.random.default_rng((config.seed, step)), step / config.steps)
         # On a CPU the fused attention's backward pass costs several times the plain one.
         with sdpa_kernel(SDPBackend.MATH):
-            with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=config.autocast):
                 losses: dict[str, Tensor] = stage.losses(batch)
             torch.stack(list(losses.values())).sum().backward()
         rate = learning_rate(step, config)

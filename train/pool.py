@@ -33,6 +33,7 @@ class Pool:
             self.coverage = torch.from_numpy(regions["coverage"])  # (pictures, items, patches)
             self.geometry = torch.from_numpy(regions["geometry"])  # (pictures, items, 5)
             self.areas = regions["areas"]
+        self.items = (self.areas > 0).sum(1)  # of each picture
         self.seed, self.pairs = about["seed"], about["pairs"]
         self._scenes: dict[int, Scene] = {}
 

@@ -90,12 +90,15 @@ def write_report(folder: Path, config: EmbeddedConfig, target: Path) -> None:
     lines += [
         "",
         f"On {platform.machine()}, two CPU cores shared by two phases at a time, one thread each,",
-        "bfloat16 autocast; wall time, pauses included.",
+        "in float32 where the processor has no units for bfloat16; wall time, pauses included.",
         *RECIPE,
     ]
-    target.write_text("\n".join(lines) + "\n")
+    old = target.read_text() if target.exists() else ""
+    kept = old[old.index(REMARKS) :] if REMARKS in old else ""  # written by hand
+    target.write_text("\n".join(lines) + "\n" + kept)
 
 
+REMARKS = "\n## Remarks"  # this section of the page outlives a new report
 RECIPE = (
     "",
     "- **Scenes** (`train/scenes/`) are painted with varied outlines, colours, textures, strokes,",
@@ -104,16 +107,20 @@ RECIPE = (
     "- **Vision**: a hybrid ViT (`DPTModel`: a small ResNet stem, three transformer blocks, 257",
     "  tokens at 128 px) under dense labels: each patch names kind, colour, texture, size, box and",
     "  whether it holds an object's middle, and so does the mean over each object. Textures come",
-    "  in gradually.",
+    "  in gradually; a second round adds places: each patch's own and its object's, in the waves",
+    "  in which a region's geometry enters the Q-Former.",
     "- **Language**: a four-layer Llama with a sentencepiece tokenizer, on dialogues in which",
-    "  words stand where soft tokens will stand.",
+    "  notes stand where soft tokens will stand: what an attentive reader who knows the question",
+    "  would write down. The colour of an object is misheard now and then, so that its kind is",
+    "  not concluded from it.",
     "- **Segmenter**: a SamModel; focal and dice 20:1, IoU by MSE, best of three masks for a",
     "  click, then a correcting click with the logits fed back.",
     "- **Stage 1**: ITC, ITM and ITG on captions of pictures and descriptions of regions in one",
     "  batch.",
     "- **Stage 2**: the question enters the Q-Former, with each region's geometry on its name;",
-    "  about 200 questions a step over 16 pictures; the language model is frozen under a rank-16",
-    "  rsLoRA.",
+    "  a dozen questions a picture; the language model is frozen under a rank-16 rsLoRA. Pictures",
+    "  grow from two objects to six. A scaffold that fades to nothing: at first each soft token is",
+    "  also pulled towards a word of the notes that the language model learned to read.",
     "",
     "The settings are in [train/configs/embedded.toml](../train/configs/embedded.toml).",
 )

@@ -7,19 +7,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from adapters.language_decoder import answer_loss
+from adapters.language import answer_loss
 from qformer.bridge import Bridge, PassRows
 from qformer.prompt import PICTURE, PromptConfig, assemble, declarations, instruction, lay_out
 from qformer.stage1 import Stage1
 from train.pool import Pool
-from train.scenes.dialogue import LATER_WEIGHTS, WEIGHTS, Turn, ask, turns_of
+from train.scenes.dialogue import LATER_WEIGHTS, WEIGHTS, Turn, ask, misheard, notes_of, turns_of
 from train.scenes.questions import PICTURE_TYPES, REGION_TYPES, a, caption, describe
 from train.scenes.wordings import roughen
 
-LATER = 0.35  # of stage 2: from here on the slow skills are asked more
+SIMPLE = 0.2  # of stage 2: until here pictures grow from two objects to all
+LATER = 0.2  # of stage 2: from here on the slow skills are asked more
+SHARPNESS = 16.0  # of a soft token's likeness to the words
 BUCKET = 48  # sequences the language model reads at once
 
 
@@ -55,10 +58,8 @@ class Stage1Stage:
             items = (items * self.regions)[: self.regions]
             picks.append([None, *items])
             texts.append(caption(scene))
-            for i in items:
-                item = scene.items[i]
-                plain = f"{item.colour} {item.kind}"
-                texts.append(a(describe(item) if item.clear_size and rng.random() < 0.7 else plain))
+            # no size: "a small red star" is "a red star" too, and would be a false negative of it
+            texts += [a(describe(scene.items[i], size=False)) for i in items]
         numbers = {text: n for n, text in enumerate(dict.fromkeys(texts))}
         cls, eos = self.bridge.config.qformer.cls_id, 3
         ids = [torch.tensor([cls, *self.tokenizer(text), eos]) for text in texts]
@@ -145,10 +146,44 @@ class Stage2Stage:
         self.module = nn.ModuleDict({"bridge": bridge, "language": language})
 
     def batch(self, rng: np.random.Generator, progress: float = 1.0) -> dict:
-        pictures = [int(i) for i in rng.choice(len(self.pool), self.count, replace=False)]
+        items = self.pool.items  # simple pictures first, as long as they fill a batch
+        most = max(2 + int(4 * progress / SIMPLE), int(np.sort(items)[self.count - 1]))
+        simple = np.flatnonzero(items <= most)
+        pictures = [int(i) for i in rng.choice(simple, self.count, replace=False)]
         later = progress >= LATER
         turns = [fill_rows(self.pool.scene(p), rng, self.passes, later) for p in pictures]
-        return self.ask(pictures, turns)
+        batch = self.ask(pictures, turns)
+        batch["read"] = [self._read_as(one.turn.question.answer, rng) for one in batch["asked"]]
+        batch["notes"] = self._notes(pictures, batch["asked"])
+        batch["fading"] = 1 - progress
+        return batch
+
+    def _notes(self, pictures: list[int], asked: list[Asked]) -> Tensor:
+        """The words each soft token should be like, (rows, queries, 2) ids, -1 for none: the notes
+        from which the language model learned to answer. A caption's note is a place for each
+        object, of two words at once."""
+        queries, rows = self.bridge.config.qformer.num_queries, len(pictures) * self.passes
+        notes = torch.full((rows, queries, 2), -1)
+        for one in asked:
+            scene = self.pool.scene(pictures[one.start // self.passes])
+            if one.turn.question.type == "caption":
+                items = sorted(scene.items, key=lambda item: item.x)[:queries]
+                for place, item in enumerate(items):
+                    both = [*self.tokenizer(item.colour), *self.tokenizer(item.kind)][:2]
+                    notes[one.start, place, : len(both)] = torch.tensor(both)
+                continue
+            about_picture, *about_regions = notes_of(scene, one.turn.question)
+            if one.turn.question.type == "verify":  # the region itself knows best
+                about_regions = [f"{about_regions[0]} {about_picture}"]
+            for row, note in enumerate((about_picture, *about_regions), one.start):
+                ids = self.tokenizer(note)[:queries]
+                notes[row, : len(ids), 0] = torch.tensor(ids)
+        return notes
+
+    def _read_as(self, answer: str, rng: np.random.Generator) -> Tensor:
+        """What the language model reads while it learns to give this answer, see `misheard`."""
+        right, heard = self.tokenizer(answer), self.tokenizer(misheard(answer, rng))
+        return torch.tensor([*(heard if len(heard) == len(right) else right), self.language.eos_id])
 
     def ask(self, pictures: list[int], turns: list[list[Turn]]) -> dict:
         """A batch of these turns; every picture's turns need the same number of rows."""
@@ -181,13 +216,19 @@ class Stage2Stage:
                 rows.text_geometry[n, start:stop] = self.pool.geometry[pictures[n // passes], item]
         return {"image_embeds": self.pool.image_embeds(pictures), "rows": rows, "asked": asked}
 
-    def prompts(self, batch: dict) -> tuple[list[Tensor], list[Tensor]]:
-        """What the language model reads for each turn, (n, width), and the ids it should answer."""
+    def soft_tokens(self, batch: dict) -> Tensor:
+        """(rows, queries, language width)."""
         memory = self.bridge.remember(batch["image_embeds"])
-        soft = self.bridge.project(self.bridge.query(memory, batch["rows"])).unbind()  # a row each
+        return self.bridge.project(self.bridge.query(memory, batch["rows"]))
+
+    def prompts(self, batch: dict, soft_tokens: Tensor) -> list[Tensor]:
+        """What the language model reads for each turn, (n, width)."""
+        soft = soft_tokens.unbind()  # a row each
         by_turn = {id(one.turn): one for one in batch["asked"]}
-        answers = [self.answer_ids(one.turn) for one in batch["asked"]]
-        return [self._read(one, by_turn, soft) for one in batch["asked"]], answers
+        return [self._read(one, by_turn, soft) for one in batch["asked"]]
+
+    def answers(self, batch: dict) -> list[Tensor]:
+        return [self.answer_ids(one.turn) for one in batch["asked"]]
 
     def answer_ids(self, turn: Turn) -> Tensor:
         return torch.tensor([*self.tokenizer(turn.question.answer), self.language.eos_id])
@@ -209,9 +250,20 @@ class Stage2Stage:
         return assemble(self.language, pieces, tokens)
 
     def losses(self, batch: dict) -> dict[str, Tensor]:
-        prompts, answers = self.prompts(batch)
+        """The answers, and how well the soft tokens spell the notes: a scaffold, which shows each
+        of them early what to say, and fades."""
+        soft = self.soft_tokens(batch)
+        answers = self.answers(batch)
         weights = [torch.full((len(answer),), len(answer) ** -0.5) for answer in answers]
-        return {"answer": answer_loss(self._logits(prompts, answers), answers, weights)}
+        logits = self._logits(self.prompts(batch, soft), batch["read"])
+        words = F.normalize(self.language.model.get_input_embeddings().weight, dim=-1)
+        likeness = (SHARPNESS * F.normalize(soft, dim=-1) @ words.T).float().log_softmax(-1)
+        asked = batch["notes"] >= 0
+        spelled = likeness.gather(-1, batch["notes"].clamp(min=0))[asked].mean()
+        return {
+            "answer": answer_loss(logits, answers, weights),
+            "notes": -0.5 * batch["fading"] * spelled,
+        }
 
     def _logits(self, prompts: list[Tensor], answers: list[Tensor]) -> list[Tensor]:
         """The language model's `answer_logits`, sequences of like length read together: padded to
@@ -231,8 +283,8 @@ class Stage2Stage:
     def right(self, batch: dict) -> list[bool]:
         """Whether each turn's greedy answer is exactly the right one: it is if and only if every
         token is the likeliest after the right ones before it."""
-        prompts, answers = self.prompts(batch)
-        logits = self._logits(prompts, answers)
+        answers = self.answers(batch)
+        logits = self._logits(self.prompts(batch, self.soft_tokens(batch)), answers)
         return [
             bool((row.argmax(-1) == answer).all())
             for row, answer in zip(logits, answers, strict=True)

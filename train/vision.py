@@ -2,7 +2,9 @@
 
 Dense supervision: kind, colour, texture and size of the object under each patch, where that
 object's middle is and how large it is, and whether the patch holds the middle (one mark per object,
-which is what makes counting by attention possible later).
+which is what makes counting by attention possible later). In the second round also places in the
+picture: each patch its own and its object's, as the same waves in which a region's geometry enters
+the Q-Former, so that attention can match the one with the other by an inner product.
 """
 
 from __future__ import annotations
@@ -15,10 +17,13 @@ import torch.nn.functional as F
 from PIL import Image, ImageFilter
 from torch import Tensor, nn
 
+from qformer.regions import GEOMETRY_FEATURES, geometry_features
 from train.scenes.render import paint
 from train.scenes.scene import COLOURS, KINDS, SIZES, TEXTURES, Scene, sample_scene
 
 WORDS = {"kind": KINDS, "colour": COLOURS, "texture": TEXTURES, "size": SIZES}
+PLACES = 0.6  # of the training: from here on places are asked, and some pictures are grey
+HERE = GEOMETRY_FEATURES * 2 // 5  # numbers of a place, (x, y)
 MOST_ITEMS = 9  # pictures are fuller here than later: more to learn from each
 FILTERS = (
     Image.Resampling.BICUBIC,
@@ -35,6 +40,7 @@ class VisionStage:
         self.size, self.patch = model.config.image_size, model.config.patch_size
         self.grid, self.count = self.size // self.patch, batch
         self.module = nn.ModuleDict({"vision": model, "head": DenseHead(model.config.hidden_size)})
+        self.module.to(memory_format=torch.channels_last)  # convolutions are faster so
 
     def batch(self, rng: np.random.Generator, progress: float) -> dict[str, Tensor]:
         rows = [self.example(rng, progress) for _ in range(self.count)]
@@ -51,11 +57,20 @@ class VisionStage:
             image, masks, only = close_up(image, masks, rng)
         how = FILTERS[int(rng.choice(4, p=(0.5, 0.25, 0.15, 0.1)))]
         image = image.resize((self.size, self.size), how)
+        grey = progress >= PLACES and rng.random() < 0.12  # a shape is what it is in any colour
+        if grey:
+            image = image.convert("L").convert("RGB")
         pixels = torch.from_numpy(np.asarray(image, np.float32)).permute(2, 0, 1) / 127.5 - 1
-        return {"pixel_values": pixels, **dense_targets(scene, masks, self.grid, only)}
+        targets = dense_targets(scene, masks, self.grid, only)
+        if grey:
+            for name in ("colour", "item_colour"):
+                targets[name] = torch.full_like(targets[name], -100)
+        targets["places"] = torch.tensor(progress >= PLACES)
+        return {"pixel_values": pixels, **targets}
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        hidden = self.module["vision"](batch["pixel_values"]).last_hidden_state[:, 1:]
+        pixels = batch["pixel_values"].contiguous(memory_format=torch.channels_last)
+        hidden = self.module["vision"](pixels).last_hidden_state[:, 1:]
         return self.module["head"].losses(hidden, batch)
 
 
@@ -133,7 +148,10 @@ def dense_targets(
         "colour": labels(COLOURS, "colour"),
         "texture": labels(TEXTURES, "texture"),
         "size": torch.where(clear, size, torch.full_like(size, -100)),
+        "on": on,
         "offsets": offsets,
+        "here": geometry_features(here),
+        "place": geometry_features(torch.cat([boxes, boxes[:, 2:3] * boxes[:, 3:]], 1))[owner],
         "centre": centre,
     }
 
@@ -146,6 +164,7 @@ class DenseHead(nn.Module):
         self.sizes = {name: len(words) for name, words in WORDS.items()}
         self.patches = nn.Linear(width, sum(self.sizes.values()) + 6)  # background, box, middle
         self.items = nn.Linear(width, sum(self.sizes.values()))
+        self.places = nn.Linear(width, HERE + GEOMETRY_FEATURES)
 
     def forward(self, hidden: Tensor, cover: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """hidden (B, patches, width), cover (B, items, patches) -> logits of patches, of items."""
@@ -163,7 +182,7 @@ class DenseHead(nn.Module):
             dense = F.cross_entropy(patches[name].flatten(0, 1), batch[name].flatten())
             whole = F.cross_entropy(items[name].flatten(0, 1), batch["item_" + name].flatten())
             losses[name] = 0.5 * dense + whole
-        on = batch["colour"] >= 0
+        on = batch["on"]
         losses["offsets"] = 2 * F.smooth_l1_loss(
             patches["offsets"][on], batch["offsets"][on], beta=0.1
         )
@@ -171,6 +190,10 @@ class DenseHead(nn.Module):
         losses["centre"] = 4 * F.binary_cross_entropy_with_logits(
             patches["centre"][..., 0][asked], batch["centre"][asked]
         )
+        if batch["places"].all():
+            here, place = self.places(hidden).float().split([HERE, GEOMETRY_FEATURES], dim=-1)
+            losses["here"] = 2 * F.mse_loss(here, batch["here"])
+            losses["place"] = 4 * F.mse_loss(place[on], batch["place"][on])
         return losses
 
     @torch.no_grad()

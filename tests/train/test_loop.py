@@ -11,7 +11,7 @@ import torch
 from toy import CONFIG, Toy
 
 from qformer.contracts import LoupeError
-from train.loop import LoopConfig, Optimizers, fit, learning_rate
+from train.loop import GROWN, LoopConfig, Optimizers, fit, learning_rate
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -100,6 +100,30 @@ def test_the_rate_warms_up_and_falls_to_its_floor():
     assert 0.1 <= rates[-1] < 0.102
 
 
+def test_a_second_round_starts_anew_at_half_the_rate(tmp_path):
+    config = LoopConfig(steps=100, batch=1, lr=1.0, warmup=10, restart=60, floor=0.0)
+    rates = [learning_rate(step, config) for step in range(100)]
+    assert rates[10] == 1.0 == max(rates)
+    assert rates[59] < 0.01
+    assert rates[60] == 0.05
+    assert rates[70] == 0.5 == max(rates[60:])
+    halves = dataclasses.replace(CONFIG, steps=4, restart=2)
+    fit(Toy(), halves, tmp_path, silent)
+    first, _ = torch.load(tmp_path / "trainer.pt")["optimizers"]
+    assert {state["step"].item() for state in first["state"].values()} == {2}
+
+
+def test_what_grows_from_zero_moves_faster():
+    module = torch.nn.ModuleDict({"upgrade": torch.nn.Linear(1, 1), "norm": torch.nn.LayerNorm(1)})
+    torch.nn.init.zeros_(module["upgrade"].bias)
+    optimizers = Optimizers(module, CONFIG)
+    for parameter in optimizers.parameters:
+        parameter.grad = torch.ones_like(parameter)
+    optimizers.step(1e-3, 1e9)
+    moved = module["upgrade"].bias.item() / module["norm"].bias.item()
+    assert moved == pytest.approx(GROWN, rel=1e-3)
+
+
 def test_a_step_that_is_not_finite_changes_nothing():
     module = Toy().module
     before = {name: value.clone() for name, value in module.state_dict().items()}
@@ -111,7 +135,7 @@ def test_a_step_that_is_not_finite_changes_nothing():
     assert all(parameter.grad is None for parameter in optimizers.parameters)
 
 
-@pytest.mark.parametrize("values", [{"steps": 0}, {"batch": 0}, {"lr": 0.0}])
+@pytest.mark.parametrize("values", [{"steps": 0}, {"batch": 0}, {"lr": 0.0}, {"restart": 1}])
 def test_settings_that_cannot_train_are_refused(values):
     with pytest.raises(LoupeError, match=next(iter(values))):
         LoopConfig(**{"steps": 1, "batch": 1} | values)

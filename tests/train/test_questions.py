@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from train.scenes.dialogue import WEIGHTS, follow_up, turns_of, words_for
+from train.scenes.dialogue import WEIGHTS, follow_up, misheard, turns_of, words_for
 from train.scenes.questions import TYPES, Question, place_of
-from train.scenes.scene import COLOURS, KINDS, TEXTURES, Item, Scene
+from train.scenes.scene import COLOURS, HELD_OUT, KINDS, TEXTURES, Item, Scene
 from train.scenes.wordings import PLURAL, POLITE, roughen
 
 SCENE = Scene(
@@ -236,3 +236,20 @@ def test_roughening_keeps_the_words():
     assert all(any(one_slip(one, other) for one in fair) for other in rough)
     assert sum(other in (text, text.rstrip("?")) for other in rough) > 300
     assert len(set(rough)) > 15
+
+
+def test_what_is_misheard_is_another_colour_of_no_held_out_pair():
+    rng, heard = np.random.default_rng(0), []
+    for kind in KINDS:
+        for colour in COLOURS:
+            if (kind, colour) not in HELD_OUT:
+                heard += [(kind, colour, misheard(f"a small {colour} {kind}", rng, 1.0))] * 4
+    changed = [(kind, colour, said) for kind, colour, said in heard if f" {colour} " not in said]
+    assert len(changed) > len(heard) / 2
+    for kind, _, said in changed:
+        *start, new, last = said.split()
+        assert (start, last) == (["a", "small"], kind)
+        assert new in COLOURS
+        assert (kind, new) not in HELD_OUT
+    for answer in ("red", "yes", "a red star and a blue car", "3", "nothing"):
+        assert misheard(answer, rng, 1.0) == answer

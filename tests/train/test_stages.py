@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,7 @@ from qformer.regions import box_geometry, patch_coverage
 from train.language import SPECIALS, LanguageStage
 from train.pool import Pool, clumsy
 from train.scenes.dialogue import painted_scene
+from train.scenes.scene import SIZES
 from train.segmenter import SegmenterStage, correcting_clicks, fit_square
 from train.stages import Stage1Stage, Stage2Stage, fill_rows, region_rows
 
@@ -28,7 +30,9 @@ def test_in_a_document_the_answers_alone_count_in_full(pipeline, tiny_config):
     stage = LanguageStage(torch.nn.Identity(), tokenizer, tiny_config.prompt, batch=1)
     before_an_answer = tokenizer(" answer:")[-1]
     for seed in range(20):
-        ids, weights = stage.document(np.random.default_rng(seed))
+        ids, labels, weights = stage.document(np.random.default_rng(seed))
+        heard = [i for i in range(len(ids)) if ids[i] != labels[i]]
+        assert all(weights[i] == 1.0 for i in heard)
         assert (ids[0], weights[0]) == (SPECIALS["bos_id"], 0.0)
         assert set(weights[1:]) == {0.1, 1.0}
         assert 1 <= ids.count(SPECIALS["eos_id"]) <= 3
@@ -234,7 +238,7 @@ def test_training_reads_what_a_conversation_reads(stage, pipeline, monkeypatch):
         rng = np.random.default_rng(pictures[0])
         turns = [fill_rows(stage.pool.scene(p), rng, 22) for p in pictures]
         batch = stage.ask(pictures, turns)
-        prompts, wanted = stage.prompts(batch)
+        prompts, wanted = stage.prompts(batch, stage.soft_tokens(batch)), stage.answers(batch)
         owners = [p for p, these in zip(pictures, turns, strict=True) for _ in these]
         for picture, asked, prompt, answer in zip(
             owners, batch["asked"], prompts, wanted, strict=True
@@ -276,11 +280,51 @@ def test_right_agrees_with_greedy_writing(stage):
     for batch in (known, fresh):
         marks += ours.right(batch)
         with torch.no_grad():
-            for prompt, answer in zip(*ours.prompts(batch), strict=True):
+            prompts = ours.prompts(batch, ours.soft_tokens(batch))
+            for prompt, answer in zip(prompts, ours.answers(batch), strict=True):
                 written = list(language.generate(prompt, Decoding(max_new_tokens=40)))
                 truth.append(written == answer.tolist()[:-1])
     assert marks == truth
     assert 10 < sum(marks) < len(marks) - 10
+
+
+def test_pictures_grow_from_two_objects_to_all(stage, pool):
+    def most(progress):
+        batches = (stage.batch(np.random.default_rng(seed), progress) for seed in range(6))
+        shown = torch.cat([batch["image_embeds"] for batch in batches])
+        every = pool.image_embeds(range(len(pool)))
+        return max(
+            len(pool.scene(int((every == one).flatten(1).all(1).nonzero()[0, 0])).items)
+            for one in shown
+        )
+
+    assert most(0.0) <= 2 < most(0.3)
+
+
+def test_soft_tokens_are_shown_the_notes_about_their_source(stage):
+    batch = stage.batch(np.random.default_rng(3), 0.5)
+    say = stage.tokenizer.decode
+    seen = set()
+    for one in batch["asked"]:
+        question = one.turn.question
+        notes = batch["notes"][one.start : one.start + 1 + len(question.regions)]
+        seen.add(question.type)
+        if question.type == "caption":
+            pairs = [say(pair[pair >= 0].tolist()) for pair in notes[0] if pair[0] >= 0]
+            named = [name.split(" ", 1)[1] for name in re.split(", | and ", question.answer)]
+            assert pairs == named[: len(notes[0])]
+            continue
+        assert (notes[..., 1] == -1).all()
+        about_picture, *about_regions = (say(row[row >= 0].tolist()) for row in notes[..., 0])
+        assert question.evidence.startswith(about_picture)
+        for note in about_regions:
+            assert note.split()[0] in SIZES
+    assert len(seen) > 3
+
+
+def test_the_scaffold_of_notes_is_gone_at_the_end(stage):
+    losses = stage.losses(stage.batch(np.random.default_rng(0), 1.0))
+    assert losses["notes"].item() == 0 < losses["answer"].item()
 
 
 def test_stage_2_reaches_the_bridge_and_not_the_language_model(stage):

@@ -18,7 +18,7 @@ from train.scenes.questions import (
     place_of,
 )
 from train.scenes.render import paint
-from train.scenes.scene import COLOURS, KINDS, Item, Scene, sample_scene
+from train.scenes.scene import COLOURS, HELD_OUT, KINDS, Item, Scene, sample_scene
 from train.scenes.wordings import PLURAL, pick, roughen
 
 # How often a type is asked within its group. What lies in a region is learned first and fast; the
@@ -35,6 +35,12 @@ LATER_WEIGHTS = {
     "verify": 1.6, "beside": 1.6, "others": 1.6, "region_where": 1.6,
     "bigger": 1.0, "same_colour": 1.2, "same_kind": 1.0, "relation": 2.0,
 }  # fmt: skip
+
+# Types whose answer follows from what is noted about their regions: often no more is noted then.
+TOLD = {
+    *("what", "colour", "kind", "texture", "size", "describe", "region_where"),
+    *("verify", "same_colour", "same_kind"),
+}
 
 
 @dataclass(frozen=True)
@@ -135,17 +141,36 @@ def _count_again(scene, before, rng):
     return Question("follow_up", text, str(found), evidence=f"{found} {new}")
 
 
+def misheard(answer: str, rng: np.random.Generator, share: float = 0.3) -> str:
+    """The answer, in a `share` of the cases where it names one object with another colour, never
+    one of a held-out pair. A model that reads this and must still say the right kind learns to
+    look at the object, not to conclude from its colour."""
+    words = answer.split()
+    colours = [n for n, word in enumerate(words) if word in COLOURS]
+    if len(colours) != 1 or colours[0] + 2 != len(words) or rng.random() >= share:
+        return answer
+    kind = words[-1]
+    words[-2] = pick(rng, [c for c in COLOURS if (kind, c) not in HELD_OUT])
+    return " ".join(words)
+
+
+def notes_of(scene: Scene, question: Question) -> list[str]:
+    """What an attentive reader who knows the question would note about the picture, and then about
+    each region."""
+    regions = (scene.items[i] for i in question.regions)
+    return [
+        question.evidence,
+        *(f"{describe(item)} {place_of(item, 0.0) or ''}".strip() for item in regions),
+    ]
+
+
 def words_for(scene: Scene, question: Question, rng: np.random.Generator) -> dict[str, str]:
     """Words in the places of soft tokens, for a language model that has not seen a picture yet:
-    what an attentive reader would note about the picture and about each region."""
-    words = {}
-    for name, i in zip(question.names, question.regions, strict=True):
-        item = scene.items[i]
-        words[name] = f"{describe(item)} {place_of(item, 0.0) or ''}".strip()
-    told = question.type in ("what", "colour", "kind", "texture", "size", "describe")
+    the notes, those about the whole picture in any of the places."""
+    evidence, *regions = notes_of(scene, question)
     sources = ["picture", *question.names]
-    notes = {source: words.get(source, "") for source in sources}
-    if not told or rng.random() < 0.5:
+    words = dict(zip(sources, ["", *regions], strict=True))
+    if question.type not in TOLD or rng.random() < 0.5:
         source = sources[int(rng.integers(len(sources)))]
-        notes[source] = f"{notes[source]} {question.evidence}".strip()
-    return {source: text or "a picture" for source, text in notes.items()}
+        words[source] = f"{words[source]} {evidence}".strip()
+    return {source: text or "a picture" for source, text in words.items()}

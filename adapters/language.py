@@ -1,0 +1,78 @@
+"""What the language models share: one Hugging Face folder, its tokenizer, its words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from adapters.folder import Source, open_model
+from adapters.frozen import Frozen
+from adapters.tokenizer import Tokenizer, open_tokenizer
+
+
+class HuggingFaceLanguageModel(Frozen):
+    """The half of qformer's LanguageModel that is the same for all. context: most tokens read."""
+
+    def __init__(self, model: Any, tokenizer: Tokenizer, context: int) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.context = context
+        self.width: int = model.get_input_embeddings().embedding_dim
+        self.stop_ids = stop_ids(model, tokenizer)
+        self.eos_id = self.stop_ids[0]
+
+    @classmethod
+    def open(
+        cls, source: Source, dtype: torch.dtype = torch.float32, revision: str | None = None
+    ) -> Self:
+        return cls(open_model(source, dtype, revision), open_tokenizer(source, revision))  # type: ignore[call-arg]
+
+    def tokenize(self, text: str) -> Tensor:
+        return torch.tensor(self.tokenizer(text), dtype=torch.long, device=self.device)
+
+    def start_ids(self) -> Tensor:
+        return torch.tensor(self.tokenizer.start_ids, dtype=torch.long, device=self.device)
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        return self.model.get_input_embeddings()(input_ids.to(self.device))
+
+    def decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids)
+
+    def answer_logits(self, prompts: Sequence[Tensor], answers: Sequence[Tensor]) -> list[Tensor]:
+        """What was predicted at each place of each answer: (m_i, vocabulary) each."""
+        raise NotImplementedError
+
+    def loss(
+        self,
+        prompts: Sequence[Tensor],
+        answers: Sequence[Tensor],
+        weights: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        return answer_loss(self.answer_logits(prompts, answers), answers, weights)
+
+
+def answer_loss(
+    logits: Sequence[Tensor], answers: Sequence[Tensor], weights: Sequence[Tensor] | None
+) -> Tensor:
+    """(Weighted) mean cross entropy over all answers' tokens. logits: (m_i, vocabulary) each."""
+    flat = torch.cat(list(logits)).float()
+    labels = torch.cat(list(answers)).to(flat.device)
+    if weights is None:
+        return F.cross_entropy(flat, labels)
+    weight = torch.cat(list(weights)).to(flat)
+    return (F.cross_entropy(flat, labels, reduction="none") * weight).sum() / weight.sum()
+
+
+def stop_ids(model: Any, tokenizer: Tokenizer) -> list[int]:
+    """The ids that end an answer: the generation config's (50118, a newline, for BLIP-2's OPT),
+    else the config's, else the tokenizer's."""
+    for ids in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_id):
+        if ids is not None:
+            return list(ids) if isinstance(ids, list | tuple) else [ids]
+    raise ValueError("the language model names no end-of-sequence token in its config.json")
