@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import torch
 from adapters import lora
 from adapters.checkpoint import CONFIG, LORA, is_relative, load_bridge, load_config, verify
 from adapters.config import PartConfig
-from adapters.folder import Source, read_json
+from adapters.folder import Source, read_json, read_settings
+from adapters.published import PRESETS, PUBLISHED, open_published
 from adapters.registry import LANGUAGE_MODELS, SEGMENTERS, VISION_ENCODERS
 from adapters.tokenizer import open_tokenizer
 from qformer.assistant import Assistant, AssistantConfig
 from qformer.contracts import CheckpointError
 
 EMBEDDED = Path(__file__).parent / "embedded" / "loupe"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def build(
@@ -27,21 +30,45 @@ def build(
 ) -> Assistant:
     """The assistant of a checkpoint, in evaluation mode.
 
-    model: "embedded" or a Loupe checkpoint folder. segmenter: the folder of another segmenter
-    than the checkpoint's own. dtype: of the frozen parts, whatever they are stored in; the bridge
+    model: "embedded", the folder of a Loupe checkpoint, or the folder or hub id of a published
+    BLIP-2 or InstructBLIP. segmenter: the folder of another segmenter than the checkpoint's own;
+    a published model has none. dtype: of the frozen parts, whatever they are stored in; the bridge
     computes in float32. Raises CheckpointError if a file is missing or damaged.
     """
+    source, settings = find(model)
+    if settings.get("model_type") in PUBLISHED:
+        parts = open_published(source, settings["model_type"], dtype)
+        segments = None if segmenter is None else open_segmenter(segmenter, dtype)
+        config, tokenizer = AssistantConfig(parts.prompt, PRESETS["chat"]), parts.tokenizer
+        assistant = Assistant(
+            parts.vision, parts.bridge, parts.language, segments, config, tokenizer
+        )
+    elif "vision" in settings and isinstance(source, Path):
+        assistant = open_checkpoint(source, segmenter, dtype)
+    else:
+        raise CheckpointError(
+            f"{model} is of another kind (its {CONFIG} names no vision encoder, and is neither "
+            "BLIP-2's nor InstructBLIP's): give one of those, or a Loupe checkpoint"
+        )
+    return assistant.to(device)
+
+
+def find(model: str | Path) -> tuple[Source, dict[str, Any]]:
+    """A model's folder or hub id, and what its config.json says."""
     folder = EMBEDDED if str(model) == "embedded" else Path(model)
+    if not folder.is_dir() and HUB_ID.fullmatch(str(model)):
+        return str(model), read_settings(str(model), CONFIG)
     if not (folder / CONFIG).is_file():
         raise CheckpointError(
-            f"{str(model)!r} is not a model: give 'embedded' or the folder of a Loupe checkpoint "
-            f"(one that holds {CONFIG} and manifest.json)"
+            f"{str(model)!r} is not a model (it holds no {CONFIG}): give 'embedded', the folder of "
+            "a Loupe checkpoint or of a published BLIP-2 or InstructBLIP, or a hub id such as "
+            "Salesforce/blip2-opt-2.7b"
         )
-    if "vision" not in read_json(folder / CONFIG):
-        raise CheckpointError(
-            f"{folder} is a folder of another kind (its {CONFIG} names no vision encoder): give "
-            "'embedded' or the folder of a Loupe checkpoint"
-        )
+    return folder, read_json(folder / CONFIG)
+
+
+def open_checkpoint(folder: Path, segmenter: str | Path | None, dtype: torch.dtype) -> Assistant:
+    """The assistant of a Loupe checkpoint."""
     verify(folder)
     config = load_config(folder)
     bridge = load_bridge(folder, config)
@@ -66,21 +93,19 @@ def build(
         source = locate(folder, config.tokenizer.path)
         tokenizer = open_tokenizer(source, config.tokenizer.revision)
     settings = AssistantConfig(config.prompt, config.decoding, config.domain, config.suggestions)
-    assistant = Assistant(vision, bridge, language, segments, settings, tokenizer)
-    return assistant.to(device)
+    return Assistant(vision, bridge, language, segments, settings, tokenizer)
 
 
-def open_segmenter(folder: str | Path, dtype: torch.dtype = torch.float32) -> Any:
-    """A segmenter by its folder, of the kind its config.json says."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise CheckpointError(f"there is no folder {folder}: give a segmenter's folder")
-    kind = read_json(folder / "config.json").get("model_type")
+def open_segmenter(source: str | Path, dtype: torch.dtype = torch.float32) -> Any:
+    """A segmenter by its folder or hub id, of the kind its config.json says."""
+    if not Path(source).is_dir() and not HUB_ID.fullmatch(str(source)):
+        raise CheckpointError(f"there is no folder {source}: give a segmenter's folder or hub id")
+    kind = read_settings(source, CONFIG).get("model_type")
     if kind not in SEGMENTERS:
         raise CheckpointError(
-            f"{folder} is a {kind!r} model; as segmenters these are known: {', '.join(SEGMENTERS)}"
+            f"{source} is a {kind!r} model; as segmenters these are known: {', '.join(SEGMENTERS)}"
         )
-    return SEGMENTERS[kind](folder, dtype)
+    return SEGMENTERS[kind](source, dtype)
 
 
 def locate(folder: Path, path: str) -> Source:

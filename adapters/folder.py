@@ -45,7 +45,8 @@ def read_settings(source: Source, name: str, revision: str | None = None) -> dic
         path = None
     if path is None:
         raise CheckpointError(
-            f"{source!r} is neither a folder here nor a model the hub gave: check the name"
+            f"{source!r} is neither a folder here nor a model the hub gave: check the name, or, "
+            "without a network, copy the model's files into a folder and give that"
         )
     return read_json(Path(path))
 

@@ -87,9 +87,10 @@ class HubTokenizer:
         )
 
 
-def open_tokenizer(source: Source, revision: str | None = None) -> Tokenizer:
-    """The tokenizer of a folder or hub id. Raises CheckpointError if there is none."""
-    folder = Path(source)
+def open_tokenizer(source: Source, revision: str | None = None, subfolder: str = "") -> Any:
+    """The Tokenizer of a folder or hub id, or of a folder within. Raises CheckpointError if there
+    is none."""
+    folder = Path(source) / subfolder
     if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
         settings = folder / "tokenizer_config.json"
         add_bos = read_json(settings).get("add_bos_token", True) if settings.is_file() else True
@@ -105,7 +106,9 @@ def open_tokenizer(source: Source, revision: str | None = None) -> Tokenizer:
 
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main")
+            tokenizer = AutoTokenizer.from_pretrained(
+                source, revision=revision or "main", subfolder=subfolder
+            )
             return HubTokenizer(tokenizer)
     except Exception as error:  # as in open_model
         raise CheckpointError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import re
@@ -126,10 +127,12 @@ def parser() -> argparse.ArgumentParser:
                      " standard input")  # fmt: skip
     regions_of(ask)
     models_of(ask)
+    decoding_of(ask)
     ask.add_argument("--json", action="store_true", help="answer as one JSON object")
 
     caption = command("caption", run_caption, "describe a picture", image=True)
     models_of(caption)
+    decoding_of(caption)
     caption.add_argument("--json", action="store_true", help="answer as one JSON object")
 
     segment = command("segment", run_segment, "cut regions out of a picture", image=True)
@@ -141,6 +144,7 @@ def parser() -> argparse.ArgumentParser:
 
     chat = command("chat", run_chat, "open the chat in a browser")
     models_of(chat)
+    decoding_of(chat)
     chat.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     chat.add_argument("--port", type=int, default=7860, help="port to listen on (%(default)s)")
     chat.add_argument("--auth", metavar="NAME:PASSWORD", help="ask visitors for these")
@@ -168,16 +172,48 @@ def regions_of(command: argparse.ArgumentParser, masks: bool = True) -> None:
 
 def models_of(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("model")
-    group.add_argument("--model", metavar="M", default="embedded", help="a checkpoint's folder"
-                       " (%(default)s: knows painted scenes, needs no download)")  # fmt: skip
-    group.add_argument("--segmenter", metavar="S", help="another segmenter's folder")
+    group.add_argument("--model", metavar="M", default="embedded", help="a checkpoint's folder, or"
+                       " the folder or hub id of a published BLIP-2 or InstructBLIP (%(default)s:"
+                       " knows painted scenes, needs no download)")  # fmt: skip
+    group.add_argument("--segmenter", metavar="S", help="another segmenter's folder or hub id")
     group.add_argument("--device", default="cpu", help="cpu, cuda, mps (%(default)s)")
+    group.add_argument("--dtype", choices=["fp32", "bf16", "fp16"], default="fp32",
+                       help="of the frozen parts (%(default)s)")  # fmt: skip
+
+
+def decoding_of(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("how answers are written")
+    group.add_argument("--preset", choices=["caption", "vqa", "chat"], help="BLIP-2's settings for"
+                       " captions or questions, or greedy (default: the model's own)")  # fmt: skip
+    group.add_argument("--max-new-tokens", metavar="N", type=int, help="most tokens of an answer")
+    group.add_argument("--beams", metavar="N", type=int, help="1 is greedy")
+    group.add_argument("--temperature", metavar="T", type=float, help="0 is greedy")
 
 
 def assistant_of(args: argparse.Namespace) -> Any:
+    import torch
+
     from adapters.build import build
 
-    return build(args.model, segmenter=args.segmenter, device=args.device)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[args.dtype]
+    assistant = build(args.model, segmenter=args.segmenter, device=args.device, dtype=dtype)
+    decoding = decoding_wanted(args, assistant.config.decoding)
+    assistant.config = dataclasses.replace(assistant.config, decoding=decoding)
+    return assistant
+
+
+def decoding_wanted(args: argparse.Namespace, own: Any) -> Any:
+    """The model's own Decoding, or a preset's, with what the options change."""
+    from adapters.published import PRESETS
+
+    preset = getattr(args, "preset", None)
+    base = PRESETS[preset] if preset else own
+    names = ("max_new_tokens", "beams", "temperature")
+    changes = {name: getattr(args, name, None) for name in names}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if "max_new_tokens" in changes:  # a shorter answer than the preset's shortest is meant
+        changes["min_new_tokens"] = min(base.min_new_tokens, max(0, changes["max_new_tokens"]))
+    return dataclasses.replace(base, **changes)
 
 
 def warn_unfamiliar(view: Any) -> bool:
@@ -225,6 +261,7 @@ def run_ask(args: argparse.Namespace) -> int:
         "image": args.image, "question": args.question, "answer": answer,
         "regions": [batch.described(region) for region in regions],
         "familiar": familiar, "seconds": round(time.perf_counter() - start, 4),
+        "decoding": dataclasses.asdict(view.assistant.config.decoding),
     })  # fmt: skip
     return 0
 
@@ -239,9 +276,10 @@ def run_caption(args: argparse.Namespace) -> int:
     caption = view.caption()
     seconds = round(time.perf_counter() - start, 4)
     if args.json:
-        print_json(
-            {"image": args.image, "caption": caption, "familiar": familiar, "seconds": seconds}
-        )
+        print_json({
+            "image": args.image, "caption": caption, "familiar": familiar, "seconds": seconds,
+            "decoding": dataclasses.asdict(view.assistant.config.decoding),
+        })  # fmt: skip
     else:
         print(caption)
     return 0

@@ -21,6 +21,7 @@ class BridgeConfig:
     """language_width: None for a stage-1 bridge without a language model.
 
     instruct: the question enters the Q-Former (InstructBLIP). max_instruction: its most tokens.
+    end_id: the id that closes it, BERT's [SEP] in InstructBLIP.
     familiarity: the bridge knows pictures unlike those it was trained on, see familiarity.py.
     """
 
@@ -29,6 +30,7 @@ class BridgeConfig:
     language_width: int | None = None
     instruct: bool = False
     max_instruction: int = 64
+    end_id: int | None = None
     familiarity: bool = False
 
     def __post_init__(self) -> None:

@@ -2,7 +2,8 @@
 
 Ours are those of `Stage1` and `Bridge` (`qformer.*`, the heads, `image_layernorm`,
 `language_projection`). LAVIS' are those of its BLIP-2 checkpoints; Hugging Face's those of
-Blip2QFormerModel, Blip2ForImageTextRetrieval and the bridge of Blip2ForConditionalGeneration.
+Blip2QFormerModel, Blip2ForImageTextRetrieval and the bridges of Blip2ForConditionalGeneration and
+InstructBlipForConditionalGeneration.
 Nothing is dropped in silence: each function also returns the keys it found no home for
 (the frozen parts of a whole model among them).
 """
@@ -25,7 +26,8 @@ _TIED = {  # LAVIS writes these twice
 _BUFFER = "Qformer.bert.embeddings.position_ids"  # LAVIS stores 0, 1, 2, ...
 
 # (ours, LAVIS, Hugging Face); {i} is a layer's number. A tuple lists further names that are read.
-_Names = tuple[str, str | tuple[str, ...] | None, str | None]
+_Spelled = str | tuple[str, ...] | None
+_Names = tuple[str, _Spelled, _Spelled]
 
 
 def _layer_names() -> list[_Names]:
@@ -54,16 +56,20 @@ def _layer_names() -> list[_Names]:
 
 _NAMES: list[_Names] = [
     ("qformer.query_tokens", "query_tokens", "query_tokens"),
-    ("qformer.layernorm", "Qformer.bert.embeddings.LayerNorm", "qformer.layernorm"),
+    (
+        "qformer.layernorm",
+        "Qformer.bert.embeddings.LayerNorm",
+        ("qformer.layernorm", "qformer.embeddings.layernorm"),  # the latter is InstructBLIP's
+    ),
     (
         "qformer.word_embeddings",
         "Qformer.bert.embeddings.word_embeddings",
-        "embeddings.word_embeddings",
+        ("embeddings.word_embeddings", "qformer.embeddings.word_embeddings"),
     ),
     (
         "qformer.position_embeddings",
         "Qformer.bert.embeddings.position_embeddings",
-        "embeddings.position_embeddings",
+        ("embeddings.position_embeddings", "qformer.embeddings.position_embeddings"),
     ),
     *_layer_names(),
     ("image_layernorm", "ln_vision", "vision_model.post_layernorm"),

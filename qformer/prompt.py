@@ -169,14 +169,15 @@ def instruction(
     names: Sequence[str],
     question: str,
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    """What an instruct Q-Former reads: [CLS], previous question, names of the regions, question.
+    """What an instruct Q-Former reads: [CLS], previous question, names of the regions, question,
+    and the end_id if it has one.
 
     Returns the ids and, for each name, the span (start, end) of its tokens, to which the region's
     geometry is added. The previous question loses its beginning where all is longer than
     max_instruction; QuestionError if the rest alone is.
     """
     words = [tokenizer(name) for name in names]
-    asked = tokenizer(question)
+    asked = tokenizer(question) + ([] if config.end_id is None else [config.end_id])
     room = config.max_instruction - 1 - sum(map(len, words)) - len(asked)
     if room < 0:
         raise QuestionError(

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adapters import build
+from adapters.build import open_segmenter
 from adapters.checkpoint import (
     MANIFEST,
     load_bridge,
@@ -164,14 +165,24 @@ def test_a_damaged_manifest_is_found(checkpoint):
     build(checkpoint)
 
 
-@pytest.mark.parametrize("model", ["Salesforce/blip2-opt-2.7b", "embeded", "no/such/folder"])
+@pytest.mark.parametrize("model", ["embeded", "no/such/folder"])
 def test_what_is_no_model_says_what_is_accepted(model):
-    with pytest.raises(CheckpointError, match="'embedded' or the folder of a Loupe checkpoint"):
+    with pytest.raises(CheckpointError, match="'embedded', the folder of a Loupe checkpoint"):
         build(model)
 
 
+def test_a_hub_id_that_cannot_be_had_says_how_to_bring_the_files(monkeypatch):
+    def unreachable(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr("transformers.utils.cached_file", unreachable)
+    for open_it in (build, open_segmenter):
+        with pytest.raises(CheckpointError, match="copy the model's files into a folder"):
+            open_it("Salesforce/blip2-opt-2.7b")
+
+
 def test_a_folder_of_another_kind_says_what_is_accepted(tiny_folder):
-    with pytest.raises(CheckpointError, match="folder of another kind"):
+    with pytest.raises(CheckpointError, match="is of another kind"):
         build(tiny_folder("vit"))
 
 

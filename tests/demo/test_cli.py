@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from demo import cli, doctor
+from qformer.contracts import Decoding, LoupeError
 from qformer.view import View
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,7 +93,8 @@ def test_regions_come_in_the_order_given(loupe, picture, mask, monkeypatch):
         ([(30, 20, 1)], None),
     ]
     answer = json.loads(out)
-    assert answer.keys() == {"image", "question", "answer", "regions", "familiar", "seconds"}
+    told = {"image", "question", "answer", "regions", "familiar", "seconds", "decoding"}
+    assert answer.keys() == told
     assert answer["regions"][1] == {"box": [5, 5, 25, 20], "area": 300, "score": None}
     assert len(answer["regions"]) == 4
 
@@ -294,6 +296,29 @@ def test_a_model_that_lacks_a_file_or_has_a_flipped_byte_is_one_line(model, pict
 
 def test_a_folder_that_is_no_model_is_one_line(picture, tmp_path, capsys):
     assert "is not a model" in one_line(*run_model(capsys, picture, tmp_path))
+
+
+def test_a_preset_is_taken_and_changed_by_its_options():
+    own = Decoding(max_new_tokens=48)
+
+    def wanted(*words):
+        return cli.decoding_wanted(cli.parse(["ask", "picture.png", "why?", *words]), own)
+
+    assert wanted() == own
+    assert wanted("--preset", "caption") == Decoding(30, min_new_tokens=8, beams=5)
+    assert wanted("--preset", "caption", "--beams", "1").beams == 1
+    short = wanted("--preset", "caption", "--max-new-tokens", "4")
+    assert (short.max_new_tokens, short.min_new_tokens) == (4, 4)
+    with pytest.raises(LoupeError, match="exclude each other"):
+        wanted("--preset", "vqa", "--temperature", "0.7")
+
+
+def test_answers_say_how_they_were_written(model, picture, capsys):
+    words = ["--model", str(model), "--max-new-tokens", "3", "--dtype", "bf16", "--json"]
+    assert cli.main(["ask", str(picture), "what is this?", *words]) == 0
+    assert json.loads(capsys.readouterr().out)["decoding"]["max_new_tokens"] == 3
+    assert cli.main(["caption", str(picture), *words]) == 0
+    assert json.loads(capsys.readouterr().out)["decoding"]["max_new_tokens"] == 3
 
 
 def test_train_is_reached_lazily_and_its_exit_code_kept(monkeypatch):

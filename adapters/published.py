@@ -1,0 +1,145 @@
+"""BLIP-2 and InstructBLIP as they are published, opened in place: no conversion, no second copy.
+
+Li et al. 2023 (arXiv 2301.12597), Dai et al. 2023 (arXiv 2305.06500), in the form of transformers'
+Blip2ForConditionalGeneration and InstructBlipForConditionalGeneration. Regions work on them without
+training: the same queries read the picture again, and a region's patches alone are visible.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from adapters.folder import Source, open_model
+from adapters.language_decoder import DecoderLanguageModel
+from adapters.language_encoder_decoder import EncoderDecoderLanguageModel
+from adapters.tokenizer import HubTokenizer, open_tokenizer
+from adapters.vision import HuggingFaceVisionEncoder, Normalisation
+from qformer.bridge import Bridge, BridgeConfig
+from qformer.config import QFormerConfig
+from qformer.contracts import CheckpointError, Decoding
+from qformer.convert import from_huggingface
+from qformer.prompt import PromptConfig
+
+# model_type -> the class that holds the whole model
+PUBLISHED = {
+    "blip-2": "Blip2ForConditionalGeneration",
+    "instructblip": "InstructBlipForConditionalGeneration",
+}
+INSTRUCTION = 128  # tokens of a question that InstructBLIP's Q-Former was trained to read
+
+# These models know a picture's tokens and words, no names of regions: a region is first captioned
+# by the model itself, and the tokens of all asked regions stand where the picture's do.
+_SHARED: dict[str, Any] = {"composer": "text", "start_ids": "after picture", "turn": " "}
+PROMPTS = {
+    "opt": PromptConfig(**_SHARED, region="{name}: {tokens}. "),
+    "t5": PromptConfig(
+        **_SHARED, region="{name}: {tokens}. ", question="Question: {question} Short answer:"
+    ),
+    "instruct": PromptConfig(
+        **_SHARED,
+        region="{name}: {tokens}. ",
+        question="{question}",
+        caption="A short image description.",
+    ),
+}
+# BLIP-2's own settings for captions and for questions (LAVIS); greedy for a chat, so that an answer
+# can be read as it is written.
+PRESETS = {
+    "caption": Decoding(max_new_tokens=30, min_new_tokens=8, beams=5),
+    "vqa": Decoding(max_new_tokens=10, min_new_tokens=1, beams=5, length_penalty=-1.0),
+    "chat": Decoding(max_new_tokens=64),
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """The parts of a published model."""
+
+    vision: HuggingFaceVisionEncoder
+    bridge: Bridge
+    language: DecoderLanguageModel | EncoderDecoderLanguageModel
+    tokenizer: HubTokenizer | None  # of the Q-Former's text side, where it reads the question
+    prompt: PromptConfig
+
+
+def open_published(
+    source: Source, kind: str, dtype: torch.dtype = torch.float32, revision: str | None = None
+) -> Published:
+    """A folder or hub id whose config.json says `kind`, one of PUBLISHED.
+
+    dtype: of the frozen parts; the bridge computes in float32. Raises CheckpointError.
+    """
+    model = open_model(source, dtype, revision, PUBLISHED[kind])
+    config, instruct = model.config, kind == "instructblip"
+    encodes = not config.use_decoder_only_language_model
+    if encodes and dtype == torch.float16:
+        raise CheckpointError(
+            f"{source} holds a T5, which overflows in float16: use bfloat16 or float32"
+        )
+    words = open_tokenizer(source, revision)
+    tokenizer = None
+    if instruct:
+        tokenizer = open_tokenizer(source, revision, "qformer_tokenizer")
+    language_class = EncoderDecoderLanguageModel if encodes else DecoderLanguageModel
+    shape = _bridge_config(config, instruct, tokenizer)
+    bridge = _bridge(model, shape, source)
+    vision = HuggingFaceVisionEncoder(  # the norm behind the last block belongs to the bridge
+        model.vision_model, 1, Normalisation.open(source, revision), hidden_state=-1
+    )
+    prompt = PROMPTS["instruct" if instruct else "t5" if encodes else "opt"]
+    return Published(vision, bridge, language_class(model.language_model, words), tokenizer, prompt)
+
+
+def _bridge_config(config: Any, instruct: bool, tokenizer: HubTokenizer | None) -> BridgeConfig:
+    theirs = config.qformer_config
+    ids = {"pad_id": 0, "cls_id": 0, "dec_id": 0}
+    if instruct and tokenizer is not None:
+        ids = {"pad_id": theirs.pad_token_id or 0, "cls_id": tokenizer.tokenizer.cls_token_id}
+        ids["dec_id"] = theirs.vocab_size - 1
+    qformer = QFormerConfig(
+        hidden_size=theirs.hidden_size,
+        num_layers=theirs.num_hidden_layers,
+        num_heads=theirs.num_attention_heads,
+        intermediate_size=theirs.intermediate_size,
+        cross_attention_frequency=theirs.cross_attention_frequency,
+        encoder_hidden_size=theirs.encoder_hidden_size,
+        num_queries=config.num_query_tokens,
+        vocab_size=theirs.vocab_size if instruct else 0,
+        max_positions=theirs.max_position_embeddings,
+        dropout=theirs.hidden_dropout_prob,
+        layer_norm_eps=theirs.layer_norm_eps,
+        text_feed_forward=instruct,
+        **ids,
+    )
+    return BridgeConfig(
+        qformer,
+        language_width=config.text_config.hidden_size,
+        instruct=instruct,
+        max_instruction=min(INSTRUCTION, theirs.max_position_embeddings),
+        end_id=tokenizer.tokenizer.sep_token_id if instruct and tokenizer is not None else None,
+    )
+
+
+def _bridge(model: Any, config: BridgeConfig, source: Source) -> Bridge:
+    """The Q-Former and what surrounds it, out of a whole model; the rest keeps its weights."""
+    frozen = ("vision_model.embeddings.", "vision_model.encoder.", "language_model.")
+    theirs = {k: v for k, v in model.state_dict().items() if not k.startswith(frozen)}
+    ours, homeless = from_huggingface(theirs)
+    with torch.device("meta"):
+        bridge = Bridge(config)
+    missing, unexpected = (
+        sorted(bridge.state_dict().keys() - ours),
+        sorted(homeless + list(ours.keys() - bridge.state_dict())),
+    )
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{source} is not a BLIP-2 that Loupe knows: {len(missing)} weights missing "
+            f"({', '.join(missing[:3]) or 'none'}), {len(unexpected)} unexpected "
+            f"({', '.join(unexpected[:3]) or 'none'})"
+        )
+    bridge.load_state_dict({name: value.float() for name, value in ours.items()}, assign=True)
+    del model.qformer, model.language_projection  # the bridge holds them now
+    return bridge
