@@ -261,6 +261,7 @@ def run_ask(args: argparse.Namespace) -> int:
         "image": args.image, "question": args.question, "answer": answer,
         "regions": [batch.described(region) for region in regions],
         "familiar": familiar, "seconds": round(time.perf_counter() - start, 4),
+        "grounding": round(view.grounding(args.question, regions, answer), 3) if regions else None,
         "decoding": dataclasses.asdict(view.assistant.config.decoding),
     })  # fmt: skip
     return 0

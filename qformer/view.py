@@ -14,7 +14,7 @@ from torch import Tensor
 from .bridge import Focal, PassRows, covered, focal_slots
 from .contracts import Decoding, RegionError, Segmentation, SegmentPrompt
 from .conversation import Conversation
-from .prompt import RESERVED_NAMES, instruction
+from .prompt import RESERVED_NAMES, assemble, instruction
 from .qformer import ImageMemory
 from .regions import Box, Region, focal_box, focal_crop, geometry, patch_coverage, placed
 
@@ -257,6 +257,27 @@ class View:
                 across = placed(x0, x1, self.size[1], grid[1]).to(crop)
                 shown[row] += down @ crop @ across.T
         return dict(zip(plan.sources, shown, strict=True))
+
+    @torch.no_grad()
+    def grounding(self, question: str, regions: Sequence[Region], answer: str) -> float:
+        """How much the regions speak for an answer: its mean log-likelihood a token, in nats, with
+        their tokens less that with the picture's alone. Near 0 the answer would have been the same
+        without them. An earlier dialogue is left out of both. Raises RegionError without regions.
+        """
+        if not regions:
+            raise RegionError("there is no region: grounding compares an answer with and without")
+        language = self.assistant.language
+        ids = torch.cat([language.tokenize(answer).cpu(), torch.tensor([language.eos_id])])
+
+        def prompt(asked: Sequence[Region]) -> Tensor:
+            plan = self.converse().plan(question, asked)
+            return assemble(language, plan.pieces, self.soft_tokens(plan.sources, plan.instruction))
+
+        told, bare = (
+            language.loss([prompt(asked)], [ids.to(self.assistant.device)])
+            for asked in (self.check(regions), ())
+        )
+        return float(bare - told)
 
     # What the Q-Former and the language model are given
 
