@@ -29,14 +29,16 @@ GROWN = 3.0  # times the rate, for what starts at zero and must first grow to be
 class LoopConfig:
     """steps: optimizer steps; lr: peak rate, after `warmup` steps, then cosine to lr * floor;
     restart: the step at which a second round begins, with new optimizers and half the peak, 0 for
-    none; save_every and log_every: steps; bf16: autocast on the forward pass, by default where the
-    processor has units for it (elsewhere it is slower than float32)."""
+    none; muon: times the rate, for the matrices inside blocks; save_every and log_every: steps;
+    bf16: autocast on the forward pass, by default where the processor has units for it (elsewhere
+    it is slower than float32)."""
 
     steps: int
     batch: int
     lr: float = 2e-3
     warmup: int = 100
     restart: int = 0
+    muon: float = 1.0
     floor: float = 0.02
     weight_decay: float = 0.02
     clip: float = 1.0
@@ -77,9 +79,10 @@ class Optimizers:
             )
         ]  # fmt: skip
         if matrices:
+            group = {"params": matrices, "scale": config.muon}
             self.each.append(
                 torch.optim.Muon(
-                    matrices, lr=config.lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
+                    [group], lr=config.lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
                 )
             )
         self.parameters = [p for _, p in named]
@@ -89,7 +92,7 @@ class Optimizers:
         if math.isfinite(norm):
             for optimizer in self.each:
                 for group in optimizer.param_groups:
-                    group["lr"] = lr * group.get("scale", 1.0)
+                    group["lr"] = lr * group["scale"]
                 optimizer.step()
         for parameter in self.parameters:
             parameter.grad = None
@@ -100,7 +103,10 @@ class Optimizers:
 
     def load_state_dict(self, states):
         for optimizer, state in zip(self.each, states, strict=True):
+            scales = [group["scale"] for group in optimizer.param_groups]  # the config's, always
             optimizer.load_state_dict(state)
+            for group, scale in zip(optimizer.param_groups, scales, strict=True):
+                group["scale"] = scale
 
 
 def learning_rate(step: int, config: LoopConfig) -> float:

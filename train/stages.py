@@ -16,12 +16,21 @@ from qformer.bridge import Bridge, PassRows
 from qformer.prompt import PICTURE, PromptConfig, assemble, declarations, instruction, lay_out
 from qformer.stage1 import Stage1
 from train.pool import Pool
-from train.scenes.dialogue import LATER_WEIGHTS, WEIGHTS, Turn, ask, misheard, notes_of, turns_of
+from train.scenes.dialogue import (
+    LAST_WEIGHTS,
+    LATER_WEIGHTS,
+    WEIGHTS,
+    Turn,
+    ask,
+    misheard,
+    notes_of,
+    turns_of,
+)
 from train.scenes.questions import PICTURE_TYPES, REGION_TYPES, a, caption, describe
 from train.scenes.wordings import roughen
 
 SIMPLE = 0.2  # of stage 2: until here pictures grow from two objects to all
-LATER = 0.2  # of stage 2: from here on the slow skills are asked more
+LATER, LAST = 0.2, 0.35  # of stage 2: from here on the slow skills are asked more, and still more
 SHARPNESS = 16.0  # of a soft token's likeness to the words
 BUCKET = 48  # sequences the language model reads at once
 
@@ -90,12 +99,13 @@ class Asked:
     start: int
 
 
-def fill_rows(scene, rng: np.random.Generator, passes: int, later: bool = False) -> list[Turn]:
-    """Turns that need exactly `passes` rows, a mixture of all groups; `later` in training the slow
-    skills are asked more."""
-    weights = LATER_WEIGHTS if later else WEIGHTS
+def fill_rows(
+    scene, rng: np.random.Generator, passes: int, weights: dict[str, float] = WEIGHTS
+) -> list[Turn]:
+    """Turns that need exactly `passes` rows, a mixture of all groups; with other weights than the
+    first, fewer about single regions."""
     several = len(scene.items) > 1
-    if later:
+    if weights is not WEIGHTS:
         turns = turns_of(scene, rng, 4, 3, 3 * several, 1, weights)
     else:
         turns = turns_of(scene, rng, 3, 4, 2 * several, 2, weights)
@@ -150,8 +160,9 @@ class Stage2Stage:
         most = max(2 + int(4 * progress / SIMPLE), int(np.sort(items)[self.count - 1]))
         simple = np.flatnonzero(items <= most)
         pictures = [int(i) for i in rng.choice(simple, self.count, replace=False)]
-        later = progress >= LATER
-        turns = [fill_rows(self.pool.scene(p), rng, self.passes, later) for p in pictures]
+        weights = LAST_WEIGHTS if progress >= LAST else LATER_WEIGHTS
+        weights = weights if progress >= LATER else WEIGHTS
+        turns = [fill_rows(self.pool.scene(p), rng, self.passes, weights) for p in pictures]
         batch = self.ask(pictures, turns)
         batch["read"] = [self._read_as(one.turn.question.answer, rng) for one in batch["asked"]]
         batch["notes"] = self._notes(pictures, batch["asked"])

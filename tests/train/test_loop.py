@@ -124,6 +124,20 @@ def test_what_grows_from_zero_moves_faster():
     assert moved == pytest.approx(GROWN, rel=1e-3)
 
 
+def test_matrices_move_as_much_faster_as_the_config_says_after_a_resume_too():
+    start, moved = Toy().module.state_dict(), {}
+    for muon in (1.0, 3.0):
+        toy = Toy()
+        optimizers = Optimizers(toy.module, dataclasses.replace(CONFIG, muon=muon))
+        optimizers.load_state_dict(Optimizers(toy.module, CONFIG).state_dict())
+        for parameter in optimizers.parameters:
+            parameter.grad = torch.ones_like(parameter)
+        optimizers.step(1e-3, 1e9)
+        name = "inner.0.weight"
+        moved[muon] = (toy.module.state_dict()[name] - start[name]).norm().item()
+    assert moved[3.0] == pytest.approx(3 * moved[1.0], rel=1e-2)
+
+
 def test_a_step_that_is_not_finite_changes_nothing():
     module = Toy().module
     before = {name: value.clone() for name, value in module.state_dict().items()}

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from train.scenes.dialogue import WEIGHTS, follow_up, misheard, turns_of, words_for
+from train.scenes.dialogue import (
+    LAST_WEIGHTS,
+    LATER_WEIGHTS,
+    WEIGHTS,
+    follow_up,
+    misheard,
+    turns_of,
+    words_for,
+)
 from train.scenes.questions import TYPES, Question, place_of
 from train.scenes.scene import COLOURS, HELD_OUT, KINDS, TEXTURES, Item, Scene
 from train.scenes.wordings import PLURAL, POLITE, roughen
@@ -139,7 +147,8 @@ def test_every_answer_is_right(type):
 
 
 def test_every_type_has_a_weight():
-    assert set(WEIGHTS) == set(TYPES)
+    for weights in (WEIGHTS, LATER_WEIGHTS, LAST_WEIGHTS):
+        assert set(weights) == set(TYPES)
 
 
 def test_nothing_is_asked_where_the_answer_is_in_doubt():

@@ -29,6 +29,12 @@ WEIGHTS = {
     "verify": 0.6, "beside": 1.6, "others": 1.4, "region_where": 0.5,
     "bigger": 1.0, "same_colour": 0.8, "same_kind": 0.9, "relation": 1.2,
 }  # fmt: skip
+LAST_WEIGHTS = {
+    "caption": 1.0, "count": 2.0, "exist": 2.2, "biggest": 0.3, "where": 1.5,
+    "what": 0.4, "colour": 0.1, "kind": 0.2, "texture": 0.4, "size": 0.1, "describe": 0.6,
+    "verify": 2.5, "beside": 2.0, "others": 2.0, "region_where": 0.2,
+    "bigger": 1.2, "same_colour": 1.2, "same_kind": 1.2, "relation": 1.4,
+}  # fmt: skip
 LATER_WEIGHTS = {
     "caption": 1.0, "count": 2.0, "exist": 2.0, "biggest": 0.7, "where": 2.0,
     "what": 0.7, "colour": 0.2, "kind": 0.4, "texture": 0.5, "size": 0.3, "describe": 0.9,
