@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from adapters import lora
+from adapters import lavis, lora
 from adapters.checkpoint import CONFIG, LORA, is_relative, load_bridge, load_config, verify
 from adapters.config import PartConfig
 from adapters.folder import Source, read_json, read_settings
-from adapters.published import PRESETS, PUBLISHED, open_published
+from adapters.published import PRESETS, PUBLISHED, Published, open_published
 from adapters.registry import LANGUAGE_MODELS, SEGMENTERS, VISION_ENCODERS
 from adapters.tokenizer import open_tokenizer
 from qformer.assistant import Assistant, AssistantConfig
@@ -27,6 +27,8 @@ def build(
     segmenter: str | Path | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
+    vision: Source | None = None,
+    language: Source | None = None,
 ) -> Assistant:
     """The assistant of a checkpoint, in evaluation mode.
 
@@ -35,14 +37,20 @@ def build(
     a published model has none. dtype: of the frozen parts, whatever they are stored in; the bridge
     computes in float32. Raises CheckpointError if a file is missing or damaged.
     """
+    if str(model).endswith(lavis.SUFFIXES):
+        if vision is None or language is None:
+            raise CheckpointError(
+                f"{model} holds the bridge alone: name the vision encoder and the language model "
+                "it was trained with (--vision, --language)"
+            )
+        parts = lavis.open_lavis(Path(model), vision, language, dtype)
+        return published_assistant(parts, segmenter, dtype).to(device)
+    if vision is not None or language is not None:
+        raise CheckpointError(f"{model} brings its own frozen parts: leave out vision and language")
     source, settings = find(model)
     if settings.get("model_type") in PUBLISHED:
         parts = open_published(source, settings["model_type"], dtype)
-        segments = None if segmenter is None else open_segmenter(segmenter, dtype)
-        config, tokenizer = AssistantConfig(parts.prompt, PRESETS["chat"]), parts.tokenizer
-        assistant = Assistant(
-            parts.vision, parts.bridge, parts.language, segments, config, tokenizer
-        )
+        assistant = published_assistant(parts, segmenter, dtype)
     elif "vision" in settings and isinstance(source, Path):
         assistant = open_checkpoint(source, segmenter, dtype)
     else:
@@ -65,6 +73,14 @@ def find(model: str | Path) -> tuple[Source, dict[str, Any]]:
             "Salesforce/blip2-opt-2.7b"
         )
     return folder, read_json(folder / CONFIG)
+
+
+def published_assistant(
+    parts: Published, segmenter: str | Path | None, dtype: torch.dtype
+) -> Assistant:
+    segments = None if segmenter is None else open_segmenter(segmenter, dtype)
+    config = AssistantConfig(parts.prompt, PRESETS["chat"])
+    return Assistant(parts.vision, parts.bridge, parts.language, segments, config, parts.tokenizer)
 
 
 def open_checkpoint(folder: Path, segmenter: str | Path | None, dtype: torch.dtype) -> Assistant:

@@ -175,6 +175,9 @@ def models_of(command: argparse.ArgumentParser) -> None:
     group.add_argument("--model", metavar="M", default="embedded", help="a checkpoint's folder, or"
                        " the folder or hub id of a published BLIP-2 or InstructBLIP (%(default)s:"
                        " knows painted scenes, needs no download)")  # fmt: skip
+    group.add_argument("--vision", metavar="V", help="for a LAVIS .pth: its vision encoder's folder"
+                       " or hub id")  # fmt: skip
+    group.add_argument("--language", metavar="L", help="... and its language model's")
     group.add_argument("--segmenter", metavar="S", help="another segmenter's folder or hub id")
     group.add_argument("--device", default="cpu", help="cpu, cuda, mps (%(default)s)")
     group.add_argument("--dtype", choices=["fp32", "bf16", "fp16"], default="fp32",
@@ -196,7 +199,9 @@ def assistant_of(args: argparse.Namespace) -> Any:
     from adapters.build import build
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[args.dtype]
-    assistant = build(args.model, segmenter=args.segmenter, device=args.device, dtype=dtype)
+    assistant = build(
+        args.model, args.segmenter, args.device, dtype, vision=args.vision, language=args.language
+    )
     decoding = decoding_wanted(args, assistant.config.decoding)
     assistant.config = dataclasses.replace(assistant.config, decoding=decoding)
     return assistant

@@ -1,5 +1,7 @@
 """Stage 2 with OPT against numbers of the reference implementation: loss, logits, greedy answer."""
 
+import copy
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,12 +10,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from adapters.build import build
 from adapters.language_decoder import DecoderLanguageModel
+from adapters.lavis import open_lavis
 from adapters.vision import HuggingFaceVisionEncoder, Normalisation
 from qformer.assistant import Assistant, AssistantConfig
 from qformer.bridge import Bridge, BridgeConfig, PassRows
 from qformer.config import QFormerConfig
-from qformer.contracts import Decoding
+from qformer.contracts import CheckpointError, Decoding
 from qformer.convert import from_lavis
 from qformer.prompt import PICTURE, PromptConfig, assemble, lay_out
 
@@ -170,3 +174,82 @@ def test_the_assistant_answers_the_same_words(golden, vision, bridge, language, 
     words = [str(int(i)) for i in golden["in.prompt_ids"][picture, 1:]]
     expected = " ".join(str(int(i)) for i in golden["out.generated_ids_greedy"][picture])
     assert view.ask(" ".join(words)) == expected
+
+
+@pytest.fixture(scope="module")
+def files(golden, vision, language, tmp_path_factory):
+    """What a user of LAVIS has: the .pth, and the frozen parts in folders."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    root = tmp_path_factory.mktemp("lavis")
+    torch.save({"model": named(golden, "lavis.")}, root / "stage2.pth")
+    copy.deepcopy(vision.model).save_pretrained(root / "vision")
+    settings = {"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}
+    (root / "vision" / "preprocessor_config.json").write_text(json.dumps(settings))
+    language.model.save_pretrained(root / "language")
+    names = {2: "<s>", 3: "</s>"}  # found inside other words, so none of the numerals
+    vocabulary = {names.get(i, str(i)): i for i in range(70)}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="1"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 2)]
+    )
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(root / "language")
+    return root
+
+
+def test_a_lavis_file_opens_beside_its_frozen_parts(files, golden, bridge):
+    parts = open_lavis(files / "stage2.pth", files / "vision", files / "language", num_heads=4)
+    assert parts.bridge.config == bridge.config
+    for name, value in bridge.state_dict().items():
+        assert torch.equal(parts.bridge.state_dict()[name], value), name
+    prompt = dataclasses.replace(parts.prompt, question="{question}")
+    config = AssistantConfig(prompt, Decoding(max_new_tokens=10))
+    assistant = Assistant(parts.vision, parts.bridge, parts.language, config=config)
+    parts.vision.preprocess = lambda image: golden["in.pixel_values"][0]
+    view = assistant.encode(torch.zeros(56, 56, 3, dtype=torch.uint8))
+    words = " ".join(str(int(i)) for i in golden["in.prompt_ids"][0, 1:])
+    ids = golden["out.generated_ids_greedy"][0].tolist()
+    assert view.ask(words) == " ".join(str(i) for i in ids if i > 3)
+
+
+def test_a_lavis_file_is_refused_where_it_does_not_fit(files, tmp_path):
+    parts = {"vision": files / "vision", "language": files / "language"}
+    with pytest.raises(CheckpointError, match="--vision, --language"):
+        build(files / "stage2.pth")
+    with pytest.raises(CheckpointError, match="there is no file"):
+        build(files / "nowhere.pth", **parts)
+    with pytest.raises(CheckpointError, match="leave out vision"):
+        build("embedded", **parts)
+    weights = torch.load(files / "stage2.pth")["model"]
+
+    def refused(match, change):
+        broken = dict(weights)
+        change(broken)
+        torch.save({"model": broken}, tmp_path / "broken.pth")
+        with pytest.raises(CheckpointError, match=match):
+            build(tmp_path / "broken.pth", **parts)
+
+    refused("1 weights Loupe does not know", lambda w: w.update(stray=torch.ones(1)))
+    refused("give one of stage 2", lambda w: (w.pop("opt_proj.weight"), w.pop("opt_proj.bias")))
+    refused(
+        "1 weights do not fit, qformer.layers.1.attention.key.bias",
+        lambda w: w.pop("Qformer.bert.encoder.layer.1.attention.self.key.bias"),
+    )
+    whole = (files / "stage2.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="damaged or cut short"):
+        build(tmp_path / "cut.pth", **parts)
+
+
+def test_a_pickle_that_runs_code_is_refused_and_does_not_run(files, tmp_path):
+    class Touch:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "ran",)
+
+    torch.save({"model": Touch()}, tmp_path / "evil.pth")
+    with pytest.raises(CheckpointError, match="could run code: it is refused"):
+        build(tmp_path / "evil.pth", vision=files / "vision", language=files / "language")
+    assert not (tmp_path / "ran").exists()
