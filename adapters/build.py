@@ -12,7 +12,7 @@ from adapters import lavis, lora
 from adapters.checkpoint import CONFIG, LORA, is_relative, load_bridge, load_config, verify
 from adapters.config import PartConfig
 from adapters.folder import Source, read_json, read_settings
-from adapters.published import PRESETS, PUBLISHED, Published, open_published
+from adapters.published import PRESETS, PUBLISHED, RETRIEVAL, Published, open_published
 from adapters.registry import LANGUAGE_MODELS, SEGMENTERS, VISION_ENCODERS
 from adapters.tokenizer import open_tokenizer
 from qformer.assistant import Assistant, AssistantConfig
@@ -48,6 +48,10 @@ def build(
     if vision is not None or language is not None:
         raise CheckpointError(f"{model} brings its own frozen parts: leave out vision and language")
     source, settings = find(model)
+    if settings.get("architectures") == [RETRIEVAL]:
+        raise CheckpointError(
+            f"{model} compares pictures with texts and answers no questions: loupe rank uses it"
+        )
     if settings.get("model_type") in PUBLISHED:
         parts = open_published(source, settings["model_type"], dtype)
         assistant = published_assistant(parts, segmenter, dtype)

@@ -22,12 +22,15 @@ from qformer.config import QFormerConfig
 from qformer.contracts import CheckpointError, Decoding
 from qformer.convert import from_huggingface
 from qformer.prompt import PromptConfig
+from qformer.retrieval import Ranker
+from qformer.stage1 import Stage1
 
 # model_type -> the class that holds the whole model
 PUBLISHED = {
     "blip-2": "Blip2ForConditionalGeneration",
     "instructblip": "InstructBlipForConditionalGeneration",
 }
+RETRIEVAL = "Blip2ForImageTextRetrieval"  # its model_type is "blip-2" too
 INSTRUCTION = 128  # tokens of a question that InstructBLIP's Q-Former was trained to read
 
 # These models know a picture's tokens and words, no names of regions: a region is first captioned
@@ -84,7 +87,7 @@ def open_published(
     if instruct:
         tokenizer = open_tokenizer(source, revision, "qformer_tokenizer")
     language_class = EncoderDecoderLanguageModel if encodes else DecoderLanguageModel
-    shape = _bridge_config(config, instruct, tokenizer)
+    shape = _bridge_config(config, tokenizer)
     bridge = _bridge(model, shape, source)
     vision = HuggingFaceVisionEncoder(  # the norm behind the last block belongs to the bridge
         model.vision_model, 1, Normalisation.open(source, revision), hidden_state=-1
@@ -93,13 +96,51 @@ def open_published(
     return Published(vision, bridge, language_class(model.language_model, words), tokenizer, prompt)
 
 
-def _bridge_config(config: Any, instruct: bool, tokenizer: HubTokenizer | None) -> BridgeConfig:
+def open_retrieval(
+    source: Source, dtype: torch.dtype = torch.float32, revision: str | None = None
+) -> Ranker:
+    """A Blip2ForImageTextRetrieval. Raises CheckpointError."""
+    model = open_model(source, dtype, revision, RETRIEVAL)
+    words = open_tokenizer(source, revision).tokenizer
+    if words.cls_token_id is None:
+        raise CheckpointError(f"the tokenizer of {source} is not BERT's: it has no [CLS]")
+    theirs = model.config.qformer_config
+    qformer = _qformer_config(
+        model.config,
+        vocab_size=theirs.vocab_size,
+        text_feed_forward=True,
+        cls_id=words.cls_token_id,
+        dec_id=theirs.vocab_size - 1,
+        itc_size=model.config.image_text_hidden_size,
+    )
+    bridge = Bridge(BridgeConfig(qformer))
+    stage1 = Stage1(bridge.qformer)
+    own = ("vision_model.embeddings.", "vision_model.encoder.")
+    ours, homeless = from_huggingface(
+        {k: v for k, v in model.state_dict().items() if not k.startswith(own)}
+    )
+    ours = {name: value.float() for name, value in ours.items()}
+    norm = {k: v for k, v in ours.items() if k.startswith("image_layernorm.")}
+    rest = {k: v for k, v in ours.items() if k not in norm}
+    # These two are for training alone, and not in the folder.
+    absent = {k for k in stage1.state_dict() if k.startswith(("temperature", "generation_head."))}
+    wrong = sorted(homeless + list((stage1.state_dict().keys() - absent) ^ rest.keys()))
+    if wrong or not norm:
+        raise CheckpointError(
+            f"{source} is not a retrieval model that Loupe knows: {len(wrong)} weights do not fit,"
+            f" {', '.join(wrong[:3])}"
+        )
+    stage1.load_state_dict(rest, strict=False)
+    bridge.load_state_dict(norm, strict=False)
+    vision = HuggingFaceVisionEncoder(
+        model.vision_model, 1, Normalisation.open(source, revision), hidden_state=-1
+    )
+    return Ranker(vision, bridge, stage1, HubTokenizer(words), words.sep_token_id)
+
+
+def _qformer_config(config: Any, **changes: Any) -> QFormerConfig:
     theirs = config.qformer_config
-    ids = {"pad_id": 0, "cls_id": 0, "dec_id": 0}
-    if instruct and tokenizer is not None:
-        ids = {"pad_id": theirs.pad_token_id or 0, "cls_id": tokenizer.tokenizer.cls_token_id}
-        ids["dec_id"] = theirs.vocab_size - 1
-    qformer = QFormerConfig(
+    return QFormerConfig(
         hidden_size=theirs.hidden_size,
         num_layers=theirs.num_hidden_layers,
         num_heads=theirs.num_attention_heads,
@@ -107,19 +148,33 @@ def _bridge_config(config: Any, instruct: bool, tokenizer: HubTokenizer | None) 
         cross_attention_frequency=theirs.cross_attention_frequency,
         encoder_hidden_size=theirs.encoder_hidden_size,
         num_queries=config.num_query_tokens,
-        vocab_size=theirs.vocab_size if instruct else 0,
         max_positions=theirs.max_position_embeddings,
         dropout=theirs.hidden_dropout_prob,
         layer_norm_eps=theirs.layer_norm_eps,
-        text_feed_forward=instruct,
-        **ids,
+        pad_id=theirs.pad_token_id or 0,
+        **changes,
     )
+
+
+def _bridge_config(config: Any, tokenizer: HubTokenizer | None) -> BridgeConfig:
+    """tokenizer: of the Q-Former, where it reads the question."""
+    theirs = config.qformer_config
+    if tokenizer is None:
+        return BridgeConfig(
+            _qformer_config(config, vocab_size=0, text_feed_forward=False),
+            language_width=config.text_config.hidden_size,
+        )
     return BridgeConfig(
-        qformer,
+        _qformer_config(
+            config,
+            vocab_size=theirs.vocab_size,
+            cls_id=tokenizer.tokenizer.cls_token_id,
+            dec_id=theirs.vocab_size - 1,
+        ),
         language_width=config.text_config.hidden_size,
-        instruct=instruct,
+        instruct=True,
         max_instruction=min(INSTRUCTION, theirs.max_position_embeddings),
-        end_id=tokenizer.tokenizer.sep_token_id if instruct and tokenizer is not None else None,
+        end_id=tokenizer.tokenizer.sep_token_id,
     )
 
 

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from demo import cli, doctor
+from demo.arguments import parse
 from qformer.contracts import Decoding, LoupeError
 from qformer.view import View
 
@@ -303,7 +304,7 @@ def test_a_preset_is_taken_and_changed_by_its_options():
     own = Decoding(max_new_tokens=48)
 
     def wanted(*words):
-        return cli.decoding_wanted(cli.parse(["ask", "picture.png", "why?", *words]), own)
+        return cli.decoding_wanted(parse(["ask", "picture.png", "why?", *words]), own)
 
     assert wanted() == own
     assert wanted("--preset", "caption") == Decoding(30, min_new_tokens=8, beams=5)
