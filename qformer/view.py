@@ -124,7 +124,9 @@ class View:
         """
         segmenter = self.assistant.segmenter
         if segmenter is None:
-            raise RegionError("there is no segmenter: give a region_mask, or build with one")
+            raise RegionError(
+                "there is no segmenter: give a region_mask, or start Loupe with one (--segmenter)"
+            )
         height, width = self.size
         for x, y, label in points:
             if not (0 <= x < width and 0 <= y < height):

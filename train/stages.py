@@ -17,8 +17,7 @@ from qformer.prompt import PICTURE, PromptConfig, assemble, declarations, instru
 from qformer.stage1 import Stage1
 from train.pool import Pool
 from train.scenes.dialogue import (
-    LAST_WEIGHTS,
-    LATER_WEIGHTS,
+    MIXES,
     WEIGHTS,
     Turn,
     ask,
@@ -30,7 +29,6 @@ from train.scenes.questions import PICTURE_TYPES, REGION_TYPES, a, caption, desc
 from train.scenes.wordings import roughen
 
 SIMPLE = 0.2  # of stage 2: until here pictures grow from two objects to all
-LATER, LAST = 0.2, 0.35  # of stage 2: from here on the slow skills are asked more, and still more
 SHARPNESS = 16.0  # of a soft token's likeness to the words
 BUCKET = 48  # sequences the language model reads at once
 
@@ -160,8 +158,7 @@ class Stage2Stage:
         most = max(2 + int(4 * progress / SIMPLE), int(np.sort(items)[self.count - 1]))
         simple = np.flatnonzero(items <= most)
         pictures = [int(i) for i in rng.choice(simple, self.count, replace=False)]
-        weights = LAST_WEIGHTS if progress >= LAST else LATER_WEIGHTS
-        weights = weights if progress >= LATER else WEIGHTS
+        weights = next(mix for start, mix in reversed(MIXES) if progress >= start)
         turns = [fill_rows(self.pool.scene(p), rng, self.passes, weights) for p in pictures]
         batch = self.ask(pictures, turns)
         batch["read"] = [self._read_as(one.turn.question.answer, rng) for one in batch["asked"]]

@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 
 from train.scenes.dialogue import (
-    LAST_WEIGHTS,
-    LATER_WEIGHTS,
-    WEIGHTS,
+    MIXES,
     follow_up,
     misheard,
     turns_of,
@@ -147,7 +145,7 @@ def test_every_answer_is_right(type):
 
 
 def test_every_type_has_a_weight():
-    for weights in (WEIGHTS, LATER_WEIGHTS, LAST_WEIGHTS):
+    for _, weights in MIXES:
         assert set(weights) == set(TYPES)
 
 

@@ -29,18 +29,28 @@ WEIGHTS = {
     "verify": 0.6, "beside": 1.6, "others": 1.4, "region_where": 0.5,
     "bigger": 1.0, "same_colour": 0.8, "same_kind": 0.9, "relation": 1.2,
 }  # fmt: skip
-LAST_WEIGHTS = {
-    "caption": 1.0, "count": 2.0, "exist": 2.2, "biggest": 0.3, "where": 1.5,
-    "what": 0.4, "colour": 0.1, "kind": 0.2, "texture": 0.4, "size": 0.1, "describe": 0.6,
-    "verify": 2.5, "beside": 2.0, "others": 2.0, "region_where": 0.2,
-    "bigger": 1.2, "same_colour": 1.2, "same_kind": 1.2, "relation": 1.4,
-}  # fmt: skip
-LATER_WEIGHTS = {
-    "caption": 1.0, "count": 2.0, "exist": 2.0, "biggest": 0.7, "where": 2.0,
-    "what": 0.7, "colour": 0.2, "kind": 0.4, "texture": 0.5, "size": 0.3, "describe": 0.9,
-    "verify": 1.6, "beside": 1.6, "others": 1.6, "region_where": 1.6,
-    "bigger": 1.0, "same_colour": 1.2, "same_kind": 1.0, "relation": 2.0,
-}  # fmt: skip
+# The mix by the progress of stage 2: what is learned already is asked less.
+MIXES = (
+    (0.0, WEIGHTS),
+    (0.2, {
+        "caption": 1.0, "count": 2.0, "exist": 2.0, "biggest": 0.7, "where": 2.0,
+        "what": 0.7, "colour": 0.2, "kind": 0.4, "texture": 0.5, "size": 0.3, "describe": 0.9,
+        "verify": 1.6, "beside": 1.6, "others": 1.6, "region_where": 1.6,
+        "bigger": 1.0, "same_colour": 1.2, "same_kind": 1.0, "relation": 2.0,
+    }),
+    (0.35, {
+        "caption": 1.0, "count": 2.0, "exist": 2.2, "biggest": 0.3, "where": 1.5,
+        "what": 0.4, "colour": 0.1, "kind": 0.2, "texture": 0.4, "size": 0.1, "describe": 0.6,
+        "verify": 2.5, "beside": 2.0, "others": 2.0, "region_where": 0.2,
+        "bigger": 1.2, "same_colour": 1.2, "same_kind": 1.2, "relation": 1.4,
+    }),
+    (0.625, {
+        "caption": 1.6, "count": 2.6, "exist": 1.0, "biggest": 0.3, "where": 0.6,
+        "what": 0.4, "colour": 0.1, "kind": 0.2, "texture": 0.4, "size": 0.1, "describe": 0.5,
+        "verify": 2.2, "beside": 2.2, "others": 2.2, "region_where": 0.2,
+        "bigger": 0.5, "same_colour": 1.4, "same_kind": 1.4, "relation": 1.4,
+    }),
+)  # fmt: skip
 
 # Types whose answer follows from what is noted about their regions: often no more is noted then.
 TOLD = {
