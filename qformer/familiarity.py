@@ -1,8 +1,8 @@
 """Does a picture look like those the bridge was trained on?
 
 A bridge answers about any picture, also where it can only guess. What the frozen encoder says of
-training pictures is summed up as one Gaussian over its tokens; a picture whose stranger tokens lie
-farther from it than those of nearly all training pictures is unfamiliar. (Lee et al. 2018, "A
+training pictures, each the mean of its tokens, is summed up as one Gaussian; a picture that lies
+farther from it than nearly all training pictures is unfamiliar. (Lee et al. 2018, "A
 Simple Unified Framework for Detecting Out-of-Distribution Samples", with one class.)
 """
 
@@ -13,7 +13,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-STRANGER = 0.9  # a picture is as far as its token at this quantile: backgrounds are often plain
 SHRINKAGE = 0.01  # towards independent channels; a LayerNorm leaves one direction without variance
 
 
@@ -31,22 +30,19 @@ class Familiarity(nn.Module):
 
     def distance(self, image_embeds: Tensor) -> Tensor:
         """image_embeds (B, tokens, width) -> (B,): at most 1 for a familiar picture."""
-        whitened = (image_embeds.to(self.mean.dtype) - self.mean) @ self.whiten.T
-        return whitened.norm(dim=-1).quantile(STRANGER, dim=1)
+        pictures = image_embeds.to(self.mean.dtype).mean(1)
+        return ((pictures - self.mean) @ self.whiten.T).norm(dim=-1)
 
     @torch.no_grad()
     def fit(self, batches: Sequence[Tensor], quantile: float = 0.995) -> None:
         """Learn training pictures, image_embeds (B, tokens, width) each batch; `quantile` of them
-        will be familiar. Raises ValueError for fewer tokens than channels."""
-        count = sum(batch.shape[0] * batch.shape[1] for batch in batches)
-        width = len(self.mean)
+        will be familiar. Raises ValueError for fewer pictures than channels."""
+        pictures = torch.cat([batch.double().mean(1) for batch in batches])
+        count, width = pictures.shape
         if count <= width:
-            raise ValueError(f"{count} tokens cannot tell {width} channels: give more pictures")
-        mean = torch.stack([batch.double().sum((0, 1)) for batch in batches]).sum(0) / count
-        covariance = self.mean.new_zeros(width, width, dtype=torch.float64)
-        for batch in batches:
-            apart = (batch.double() - mean).flatten(0, 1)
-            covariance += apart.T @ apart / (count - 1)
+            raise ValueError(f"{count} pictures cannot tell {width} channels: give more")
+        mean = pictures.mean(0)
+        covariance = (pictures - mean).T @ (pictures - mean) / (count - 1)
         independent = covariance.diagonal().clamp(min=1e-12).diag()
         covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * independent
         factor = torch.linalg.cholesky(covariance)  # factor^-1 (x - mean) has unit covariance

@@ -37,17 +37,17 @@ def test_nearly_all_pictures_of_the_training_kind_are_familiar(familiarity):
 def test_other_pictures_are_not(familiarity):
     assert rate(familiarity, 2 * embeds(50, seed=3)) == 0
     assert rate(familiarity, embeds(50, seed=3).flip(-1)) == 0
-    shuffled = embeds(50, seed=3)  # each channel as ever, but they no longer hang together
+    swapped = embeds(50, seed=3)  # each channel as ever, but they no longer hang together
     for channel in range(12):
-        shuffled[..., channel] = shuffled[..., channel].roll(channel, dims=1)
-    assert rate(familiarity, shuffled) < 0.2
+        swapped[..., channel] = swapped[..., channel].roll(channel, dims=0)
+    assert rate(familiarity, swapped) < 0.2
 
 
-def test_a_few_strange_tokens_do_not_make_a_picture_strange(familiarity):
+def test_the_order_of_tokens_does_not_matter(familiarity):
     image_embeds = embeds(20, seed=4)
-    before = familiarity.distance(image_embeds)
-    image_embeds[:, 0] *= 1000
-    assert (familiarity.distance(image_embeds) < before + 0.2).all()
+    torch.testing.assert_close(
+        familiarity.distance(image_embeds.flip(1)), familiarity.distance(image_embeds)
+    )
 
 
 def test_batches_do_not_matter(familiarity):
@@ -64,9 +64,9 @@ def test_a_channel_without_variance_is_no_obstacle():
     assert rate(fitted, image_embeds) > 0.9
 
 
-def test_too_few_tokens_are_refused():
-    with pytest.raises(ValueError, match="give more pictures"):
-        Familiarity(12).fit([embeds(1, seed=1, tokens=12)])
+def test_too_few_pictures_are_refused():
+    with pytest.raises(ValueError, match="12 pictures cannot tell 12 channels"):
+        Familiarity(12).fit([embeds(12, seed=1)])
 
 
 def test_it_survives_half_precision(familiarity):
@@ -87,7 +87,7 @@ def test_a_view_tells_whether_it_is_familiar():
     fitted = Familiarity(view.assistant.vision.width)
     view.assistant.bridge.familiarity = fitted
     assert view.familiar is True  # nothing was learned yet
-    fitted.fit([view.assistant.encode(picture(seed=i)).image_embeds for i in range(20)])
+    fitted.fit([view.assistant.encode(picture(seed=i)).image_embeds for i in range(60)])
     assert view.familiar is True
     assert view.assistant.encode(torch.full((40, 40, 3), 255, dtype=torch.uint8)).familiar is False
 

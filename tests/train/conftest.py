@@ -7,7 +7,7 @@ import pytest
 from train.config import CONFIGS, read_config
 
 TINY = [
-    "pictures=12",
+    "pictures=30",
     "passes=9",
     "vision.size=32",
     "vision.width=24",
