@@ -58,7 +58,8 @@ class HuggingFaceVisionEncoder(Frozen):
     """qformer's VisionEncoder over a ViT of transformers.
 
     hidden_state: which state is read. None: the last one with its final norm. -2: the output of
-    the last block but one. -1: that of the last block, before any norm.
+    the last block but one. -1: that of the last block, before any norm. image_size: another side
+    than the model's own, in pixels; its positions are then interpolated.
     """
 
     def __init__(
@@ -67,10 +68,12 @@ class HuggingFaceVisionEncoder(Frozen):
         leading_tokens: int,
         normalisation: Normalisation,
         hidden_state: int | None = None,
+        image_size: int | None = None,
     ) -> None:
         super().__init__()
         config = model.config
-        size, patch = config.image_size, config.patch_size
+        size, patch = image_size or config.image_size, config.patch_size
+        self.interpolates = image_size not in (None, config.image_size)
         height, width = (size, size) if isinstance(size, int) else size
         patch_height, patch_width = (patch, patch) if isinstance(patch, int) else patch
         self.image_size: tuple[int, int] = (height, width)
@@ -105,6 +108,7 @@ class HuggingFaceVisionEncoder(Frozen):
         output = self.model(
             pixel_values=pixel_values.to(self.device, self.dtype),
             output_hidden_states=self.hidden_state is not None,
+            **({"interpolate_pos_encoding": True} if self.interpolates else {}),
         )
         if self.hidden_state is None:
             return output.last_hidden_state.float()
@@ -116,6 +120,7 @@ def open_vision_encoder(
     dtype: torch.dtype = torch.float32,
     revision: str | None = None,
     hidden_state: int | None = None,
+    image_size: int | None = None,
 ) -> HuggingFaceVisionEncoder:
     """A ViT of any kind in ARCHITECTURES, read at its last state."""
     model_type = read_settings(source, "config.json", revision).get("model_type")
@@ -129,7 +134,7 @@ def open_vision_encoder(
     model = open_model(source, dtype, revision, architecture, ignore_missing=("pooler.", "head."))
     leading_tokens += getattr(model.config, "num_register_tokens", 0)
     normalisation = Normalisation.open(source, revision)
-    return HuggingFaceVisionEncoder(model, leading_tokens, normalisation, hidden_state)
+    return HuggingFaceVisionEncoder(model, leading_tokens, normalisation, hidden_state, image_size)
 
 
 def open_clip(
@@ -140,7 +145,10 @@ def open_clip(
 
 
 def open_eva(
-    source: Source, dtype: torch.dtype = torch.float32, revision: str | None = None
+    source: Source,
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+    image_size: int | None = None,
 ) -> HuggingFaceVisionEncoder:
     """EVA as BLIP-2 reads it: the output of its last block; `ln_vision` belongs to the bridge."""
-    return open_vision_encoder(source, dtype, revision, hidden_state=-1)
+    return open_vision_encoder(source, dtype, revision, -1, image_size)

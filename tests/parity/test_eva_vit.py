@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from adapters.registry import VISION_ENCODERS
+from adapters.vision import HuggingFaceVisionEncoder, Normalisation
 from qformer.bridge import Bridge, BridgeConfig
 from qformer.config import QFormerConfig
 
@@ -69,6 +70,18 @@ def vision(golden, tmp_path_factory):
     settings = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     return VISION_ENCODERS["eva"](folder)
+
+
+def test_a_larger_picture_is_read_with_interpolated_positions(golden, vision):
+    larger = HuggingFaceVisionEncoder(
+        vision.model, 1, Normalisation((0, 0, 0), (1, 1, 1)), hidden_state=-1, image_size=84
+    )
+    assert (larger.image_size, larger.grid) == ((84, 84), (6, 6))
+    norm = torch.nn.LayerNorm(48, eps=1e-5)
+    norm.load_state_dict({n: golden[f"lavis.ln_vision.{n}"] for n in ("weight", "bias")})
+    image_embeds = norm(larger.encode(golden["in.pixel_values_84"]))
+    expected = golden["out.ln_vision_84_interpolated"]
+    torch.testing.assert_close(image_embeds, expected, rtol=0, atol=1e-5)
 
 
 def test_the_encoder_gives_the_blocks_output_without_a_norm(golden, vision):
