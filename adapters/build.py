@@ -32,9 +32,10 @@ def build(
 ) -> Assistant:
     """The assistant of a checkpoint, in evaluation mode.
 
-    model: "embedded", the folder of a Loupe checkpoint, or the folder or hub id of a published
-    BLIP-2 or InstructBLIP. segmenter: the folder of another segmenter than the checkpoint's own;
-    a published model has none. dtype: of the frozen parts, whatever they are stored in; the bridge
+    model: "embedded", the folder of a Loupe checkpoint, the folder or hub id of a published BLIP-2
+    or InstructBLIP, or a LAVIS .pth of stage 2, with the vision and language (folders or hub ids)
+    it was trained with. segmenter: another one than the checkpoint's own, by folder or hub id; a
+    published model has none. dtype: of the frozen parts, whatever they are stored in; the bridge
     computes in float32. Raises CheckpointError if a file is missing or damaged.
     """
     if str(model).endswith(lavis.SUFFIXES):

@@ -15,15 +15,17 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from adapters import lora
 from adapters.config import CheckpointConfig
 from adapters.folder import read_json
-from qformer.bridge import Bridge
+from qformer.bridge import Bridge, BridgeConfig
 from qformer.config import from_dict
 from qformer.contracts import CheckpointError, LoupeError
 
@@ -86,30 +88,41 @@ def load_bridge(folder: Path, config: CheckpointConfig) -> Bridge:
     """The trained bridge in float32, every weight found and none left over."""
     from safetensors.torch import load_file
 
-    with torch.device("meta"):  # no time is spent on weights that are replaced at once
-        bridge = Bridge(config.bridge)
     try:
         weights = load_file(folder / WEIGHTS)
     except Exception:  # safetensors' own error, or the system's
         raise CheckpointError(
             f"{folder / WEIGHTS} is missing or damaged: copy the folder again"
         ) from None
+    return bridge_of(config.bridge, weights, f"{folder / WEIGHTS} does not fit {CONFIG}")
+
+
+def bridge_of(
+    config: BridgeConfig, weights: dict[str, Tensor], what: str, homeless: Sequence[str] = ()
+) -> Bridge:
+    """A bridge in float32 with exactly these weights, by our names.
+
+    homeless: foreign names nothing of ours answers to. what: how the message of a CheckpointError
+    begins, if weights are missing, left over or of another shape.
+    """
+    with torch.device("meta"):  # no time is spent on weights that are replaced at once
+        bridge = Bridge(config)
     known = bridge.state_dict()
-    missing, unexpected = sorted(known.keys() - weights), sorted(weights.keys() - known)
+    missing = sorted(known.keys() - weights)
+    unexpected = sorted([*(weights.keys() - known), *homeless])
     if missing or unexpected:
         raise CheckpointError(
-            f"{folder / WEIGHTS} does not fit {CONFIG}: {len(missing)} weights missing "
+            f"{what}: {len(missing)} weights missing "
             f"({', '.join(missing[:2]) or 'none'}), {len(unexpected)} unexpected "
             f"({', '.join(unexpected[:2]) or 'none'})"
         )
     for name, value in weights.items():
         if value.shape != known[name].shape:
             raise CheckpointError(
-                f"{folder / WEIGHTS} does not fit {CONFIG}: {name} is {tuple(value.shape)}, "
-                f"expected {tuple(known[name].shape)}"
+                f"{what}: {name} is {tuple(value.shape)}, expected {tuple(known[name].shape)}"
             )
-        weights[name] = value.float() if value.is_floating_point() else value
-    bridge.load_state_dict(weights, assign=True)
+    floats = {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
+    bridge.load_state_dict(floats, assign=True)
     return bridge
 
 

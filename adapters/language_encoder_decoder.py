@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from adapters.decoding import search, write
 from adapters.language import HuggingFaceLanguageModel
 from adapters.tokenizer import Tokenizer
-from qformer.contracts import Decoding, QuestionError
+from qformer.contracts import CheckpointError, Decoding, QuestionError
 
 
 class EncoderDecoderLanguageModel(HuggingFaceLanguageModel):
@@ -21,6 +21,10 @@ class EncoderDecoderLanguageModel(HuggingFaceLanguageModel):
     keeps_prefix = False
 
     def __init__(self, model: Any, tokenizer: Tokenizer) -> None:
+        if model.dtype == torch.float16:
+            raise CheckpointError(
+                "the language model is a T5, which overflows in float16: use bfloat16 or float32"
+            )
         # n_positions is what T5 was trained on
         super().__init__(model, tokenizer, getattr(model.config, "n_positions", 512))
         self.decoder_start_id: int = model.config.decoder_start_token_id

@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from adapters.checkpoint import bridge_of
 from adapters.folder import Source, read_settings
 from adapters.published import PROMPTS, Published
 from adapters.registry import LANGUAGE_MODELS, VISION_ENCODERS
-from qformer.bridge import Bridge, BridgeConfig
+from qformer.bridge import BridgeConfig
 from qformer.config import QFormerConfig
 from qformer.contracts import CheckpointError
 from qformer.convert import from_lavis
@@ -54,24 +55,9 @@ def open_lavis(
             f"{file} reads the question (InstructBLIP): open it by its hub id, for example "
             "Salesforce/instructblip-vicuna-7b, which brings the tokenizer"
         )
-    config = shape_of(ours, num_heads)
-    with torch.device("meta"):
-        bridge = Bridge(config)
-    known = bridge.state_dict()
-    wrong = sorted(
-        name
-        for name in known.keys() | ours.keys()
-        if name not in known or name not in ours or known[name].shape != ours[name].shape
-    )
-    if wrong:
-        raise CheckpointError(
-            f"{file} is incomplete: {len(wrong)} weights do not fit, {wrong[0]} the first"
-        )
-    bridge.load_state_dict({name: value.float() for name, value in ours.items()}, assign=True)
+    bridge = bridge_of(shape_of(ours, num_heads), ours, f"{file} is incomplete")
     kind = VISION_KINDS.get(read_settings(vision, "config.json").get("model_type", ""), "hf")
     encodes = bool(read_settings(language, "config.json").get("is_encoder_decoder"))
-    if encodes and dtype == torch.float16:
-        raise CheckpointError("a T5 overflows in float16: use bfloat16 or float32")
     return Published(
         VISION_ENCODERS[kind](vision, dtype),
         bridge,

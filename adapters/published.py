@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from adapters.checkpoint import bridge_of
 from adapters.folder import Source, open_model
 from adapters.language_decoder import DecoderLanguageModel
 from adapters.language_encoder_decoder import EncoderDecoderLanguageModel
@@ -78,14 +79,8 @@ def open_published(
     model = open_model(source, dtype, revision, PUBLISHED[kind])
     config, instruct = model.config, kind == "instructblip"
     encodes = not config.use_decoder_only_language_model
-    if encodes and dtype == torch.float16:
-        raise CheckpointError(
-            f"{source} holds a T5, which overflows in float16: use bfloat16 or float32"
-        )
     words = open_tokenizer(source, revision)
-    tokenizer = None
-    if instruct:
-        tokenizer = open_tokenizer(source, revision, "qformer_tokenizer")
+    tokenizer = _bert_tokenizer(source, revision, "qformer_tokenizer") if instruct else None
     language_class = EncoderDecoderLanguageModel if encodes else DecoderLanguageModel
     shape = _bridge_config(config, tokenizer)
     bridge = _bridge(model, shape, source)
@@ -101,15 +96,13 @@ def open_retrieval(
 ) -> Ranker:
     """A Blip2ForImageTextRetrieval. Raises CheckpointError."""
     model = open_model(source, dtype, revision, RETRIEVAL)
-    words = open_tokenizer(source, revision).tokenizer
-    if words.cls_token_id is None:
-        raise CheckpointError(f"the tokenizer of {source} is not BERT's: it has no [CLS]")
+    words = _bert_tokenizer(source, revision)
     theirs = model.config.qformer_config
     qformer = _qformer_config(
         model.config,
         vocab_size=theirs.vocab_size,
         text_feed_forward=True,
-        cls_id=words.cls_token_id,
+        cls_id=words.tokenizer.cls_token_id,
         dec_id=theirs.vocab_size - 1,
         itc_size=model.config.image_text_hidden_size,
     )
@@ -135,7 +128,18 @@ def open_retrieval(
     vision = HuggingFaceVisionEncoder(
         model.vision_model, 1, Normalisation.open(source, revision), hidden_state=-1
     )
-    return Ranker(vision, bridge, stage1, HubTokenizer(words), words.sep_token_id)
+    return Ranker(vision, bridge, stage1, words, words.tokenizer.sep_token_id)
+
+
+def _bert_tokenizer(source: Source, revision: str | None, subfolder: str = "") -> HubTokenizer:
+    """The tokenizer of a Q-Former's text side."""
+    words = open_tokenizer(source, revision, subfolder)
+    if not isinstance(words, HubTokenizer) or words.tokenizer.cls_token_id is None:
+        raise CheckpointError(
+            f"the Q-Former's tokenizer in {source} is not BERT's (it has no [CLS]): copy the"
+            " model's files again"
+        )
+    return words
 
 
 def _qformer_config(config: Any, **changes: Any) -> QFormerConfig:
@@ -183,18 +187,4 @@ def _bridge(model: Any, config: BridgeConfig, source: Source) -> Bridge:
     frozen = ("vision_model.embeddings.", "vision_model.encoder.", "language_model.")
     theirs = {k: v for k, v in model.state_dict().items() if not k.startswith(frozen)}
     ours, homeless = from_huggingface(theirs)
-    with torch.device("meta"):
-        bridge = Bridge(config)
-    missing, unexpected = (
-        sorted(bridge.state_dict().keys() - ours),
-        sorted(homeless + list(ours.keys() - bridge.state_dict())),
-    )
-    if missing or unexpected:
-        raise CheckpointError(
-            f"{source} is not a BLIP-2 that Loupe knows: {len(missing)} weights missing "
-            f"({', '.join(missing[:3]) or 'none'}), {len(unexpected)} unexpected "
-            f"({', '.join(unexpected[:3]) or 'none'})"
-        )
-    bridge.load_state_dict({name: value.float() for name, value in ours.items()}, assign=True)
-    del model.qformer, model.language_projection  # the bridge holds them now
-    return bridge
+    return bridge_of(config, ours, f"{source} is not a BLIP-2 that Loupe knows", homeless)

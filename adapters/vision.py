@@ -120,7 +120,6 @@ def open_vision_encoder(
     dtype: torch.dtype = torch.float32,
     revision: str | None = None,
     hidden_state: int | None = None,
-    image_size: int | None = None,
 ) -> HuggingFaceVisionEncoder:
     """A ViT of any kind in ARCHITECTURES, read at its last state."""
     model_type = read_settings(source, "config.json", revision).get("model_type")
@@ -134,7 +133,7 @@ def open_vision_encoder(
     model = open_model(source, dtype, revision, architecture, ignore_missing=("pooler.", "head."))
     leading_tokens += getattr(model.config, "num_register_tokens", 0)
     normalisation = Normalisation.open(source, revision)
-    return HuggingFaceVisionEncoder(model, leading_tokens, normalisation, hidden_state, image_size)
+    return HuggingFaceVisionEncoder(model, leading_tokens, normalisation, hidden_state)
 
 
 def open_clip(
@@ -145,10 +144,7 @@ def open_clip(
 
 
 def open_eva(
-    source: Source,
-    dtype: torch.dtype = torch.float32,
-    revision: str | None = None,
-    image_size: int | None = None,
+    source: Source, dtype: torch.dtype = torch.float32, revision: str | None = None
 ) -> HuggingFaceVisionEncoder:
     """EVA as BLIP-2 reads it: the output of its last block; `ln_vision` belongs to the bridge."""
-    return open_vision_encoder(source, dtype, revision, -1, image_size)
+    return open_vision_encoder(source, dtype, revision, hidden_state=-1)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qformer.prompt import PromptConfig, declarations, lay_out
-from train.scenes.dialogue import Turn, misheard, turns_of, words_for
+from train.scenes.dialogue import Turn, heard, turns_of, words_for
 from train.scenes.questions import TYPES
 from train.scenes.scene import sample_scene
 
@@ -103,8 +103,7 @@ class LanguageStage:
                 labels += part
                 weights += [0.1] * len(part)
             part = self.tokenizer(question.answer)
-            read = self.tokenizer(misheard(question.answer, rng))
-            ids += [*(read if len(read) == len(part) else part), SPECIALS["eos_id"]]
+            ids += [*heard(question.answer, self.tokenizer, rng), SPECIALS["eos_id"]]
             labels += [*part, SPECIALS["eos_id"]]
             weights += [1.0] * (len(part) + 1)
         return ids, labels, weights

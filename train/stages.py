@@ -21,7 +21,7 @@ from train.scenes.dialogue import (
     WEIGHTS,
     Turn,
     ask,
-    misheard,
+    heard,
     notes_of,
     turns_of,
 )
@@ -161,7 +161,10 @@ class Stage2Stage:
         weights = next(mix for start, mix in reversed(MIXES) if progress >= start)
         turns = [fill_rows(self.pool.scene(p), rng, self.passes, weights) for p in pictures]
         batch = self.ask(pictures, turns)
-        batch["read"] = [self._read_as(one.turn.question.answer, rng) for one in batch["asked"]]
+        batch["read"] = [
+            torch.tensor([*heard(answer, self.tokenizer, rng), self.language.eos_id])
+            for answer in (one.turn.question.answer for one in batch["asked"])
+        ]
         batch["notes"] = self._notes(pictures, batch["asked"])
         batch["fading"] = 1 - progress
         return batch
@@ -187,11 +190,6 @@ class Stage2Stage:
                 ids = self.tokenizer(note)[:queries]
                 notes[row, : len(ids), 0] = torch.tensor(ids)
         return notes
-
-    def _read_as(self, answer: str, rng: np.random.Generator) -> Tensor:
-        """What the language model reads while it learns to give this answer, see `misheard`."""
-        right, heard = self.tokenizer(answer), self.tokenizer(misheard(answer, rng))
-        return torch.tensor([*(heard if len(heard) == len(right) else right), self.language.eos_id])
 
     def ask(self, pictures: list[int], turns: list[list[Turn]]) -> dict:
         """A batch of these turns; every picture's turns need the same number of rows."""

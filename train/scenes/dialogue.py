@@ -170,6 +170,12 @@ def misheard(answer: str, rng: np.random.Generator, share: float = 0.3) -> str:
     return " ".join(words)
 
 
+def heard(answer: str, tokenizer, rng: np.random.Generator) -> list[int]:
+    """Ids of the answer, perhaps `misheard`; always as many as it has."""
+    right, read = tokenizer(answer), tokenizer(misheard(answer, rng))
+    return read if len(read) == len(right) else right
+
+
 def notes_of(scene: Scene, question: Question) -> list[str]:
     """What an attentive reader who knows the question would note about the picture, and then about
     each region."""
