@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from demo import draw
+from adapters import draw
 from demo.session import CHOOSE, Entry, Mark, Session
 from qformer.assistant import Assistant, Suggestions
 

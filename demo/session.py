@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from demo.draw import snapshot
+from adapters.draw import snapshot
 from qformer.assistant import Assistant
 from qformer.contracts import ImageError, LoupeError, QuestionError, RegionError
 from qformer.conversation import Conversation

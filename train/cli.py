@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.config import CONFIGS, read_config
+from train.embedded.config import SHIPPED, read_embedded
 
 # Each step frees what the next one needs again: glibc gives large blocks back to the system every
 # time, which costs a seventh of the run, unless told to keep them.
@@ -32,15 +32,15 @@ def main(argv: Sequence[str]) -> int:
         prog="loupe train", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=["embedded"], help="what to train")
-    parser.add_argument("--config", type=Path, default=CONFIGS / "embedded.toml")
+    parser.add_argument("--config", type=Path, default=SHIPPED)
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="changes")
     parser.add_argument("--out", type=Path, default=Path("runs/embedded"))
     parser.add_argument("--only", metavar="PHASE", help="one phase, instead of all in order")
     parser.add_argument("--threads", type=int, default=1, help="of a phase that runs alone")
     arguments = parser.parse_args(argv)
-    config = read_config(arguments.config, arguments.changes)
+    config = read_embedded(arguments.config, arguments.changes)
 
-    from train.embedded import PHASES, Pipeline
+    from train.embedded.pipeline import PHASES, Pipeline
 
     if arguments.only is None:
         return run_all(argv)
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
 def run_all(argv: Sequence[str]) -> int:
     """Every phase in a process of its own. The frozen parts do not depend on one another: vision
     trains beside language and segmenter, a thread each, which on two cores beats two threads."""
-    from train.embedded import PHASES
+    from train.embedded.pipeline import PHASES
 
     def start(phase: str) -> subprocess.Popen:
         command = [sys.executable, "-m", "train.cli", *argv, "--only", phase]

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from demo import cli, doctor
-from demo.arguments import parse
+from demo.commands import common
 from qformer.contracts import Decoding, LoupeError
 from qformer.view import View
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def loupe(tiny_assistant, monkeypatch, capsys):
     """loupe("ask", ...) -> exit code, standard output, standard error; on the tiny assistant."""
-    monkeypatch.setattr(cli, "assistant_of", lambda args: tiny_assistant)
+    monkeypatch.setattr(common, "assistant_of", lambda args: tiny_assistant)
 
     def run(*words):
         try:
@@ -304,7 +304,7 @@ def test_a_preset_is_taken_and_changed_by_its_options():
     own = Decoding(max_new_tokens=48)
 
     def wanted(*words):
-        return cli.decoding_wanted(parse(["ask", "picture.png", "why?", *words]), own)
+        return common.decoding_wanted(cli.parse(["ask", "picture.png", "why?", *words]), own)
 
     assert wanted() == own
     assert wanted("--preset", "caption") == Decoding(30, min_new_tokens=8, beams=5)

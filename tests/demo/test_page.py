@@ -3,7 +3,8 @@ import types
 import pytest
 from PIL import Image
 
-from demo import draw, page
+from adapters import draw
+from demo import page
 from demo.session import Entry, Session
 from qformer.assistant import AssistantConfig, Suggestions
 

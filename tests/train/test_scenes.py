@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from train.pool import clumsy
+from train.embedded.pool import clumsy
 from train.scenes.dialogue import painted_scene
 from train.scenes.questions import TYPES
 from train.scenes.render import paint

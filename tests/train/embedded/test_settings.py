@@ -2,13 +2,11 @@ import pytest
 
 from qformer.contracts import LoupeError
 from train.cli import main
-from train.config import CONFIGS, read_config
-
-SHIPPED = CONFIGS / "embedded.toml"
+from train.embedded.config import SHIPPED, read_embedded
 
 
 def test_the_shipped_config_fits_together():
-    config = read_config(SHIPPED)
+    config = read_embedded(SHIPPED)
     qformer = config.bridge.qformer
     assert qformer.vocab_size == config.language.vocabulary
     assert qformer.encoder_hidden_size == config.vision.width
@@ -21,12 +19,14 @@ def test_the_shipped_config_fits_together():
 
 def test_set_changes_one_value():
     changes = ["stage2.steps=7", "stage2.lr=1e-4", "prompt.turn= ", "domain=cats", "seed = 3"]
-    config, plain = read_config(SHIPPED, changes), read_config(SHIPPED)
+    config, plain = read_embedded(SHIPPED, changes), read_embedded(SHIPPED)
     assert (config.stage2.steps, config.stage2.lr, config.domain) == (7, 1e-4, "cats")
     assert config.seed == 3
     assert config.stage2.batch == plain.stage2.batch
     assert config.vision == plain.vision
-    assert read_config(SHIPPED, ["bridge.region.trainable=false"]).bridge.region.trainable is False
+    assert (
+        read_embedded(SHIPPED, ["bridge.region.trainable=false"]).bridge.region.trainable is False
+    )
 
 
 @pytest.mark.parametrize(
@@ -43,17 +43,17 @@ def test_set_changes_one_value():
 )
 def test_a_change_that_does_not_fit_is_one_line_that_says_so(change, says):
     with pytest.raises(LoupeError) as error:
-        read_config(SHIPPED, [change])
+        read_embedded(SHIPPED, [change])
     assert says in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_a_file_that_is_no_config_is_named(tmp_path):
     with pytest.raises(LoupeError, match=r"there is no config .*nowhere\.toml"):
-        read_config(tmp_path / "nowhere.toml")
+        read_embedded(tmp_path / "nowhere.toml")
     (tmp_path / "broken.toml").write_text("= 3")
     with pytest.raises(LoupeError, match=r"broken\.toml is not TOML"):
-        read_config(tmp_path / "broken.toml")
+        read_embedded(tmp_path / "broken.toml")
 
 
 def test_an_unknown_phase_is_an_error_that_lists_them(tmp_path, capsys):

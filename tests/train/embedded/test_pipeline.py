@@ -8,7 +8,7 @@ import torch
 
 from adapters.build import build
 from qformer.contracts import LoupeError
-from train.evaluate import TARGETS, evaluate, f1, iou
+from train.embedded.evaluate import TARGETS, evaluate, f1, iou
 from train.scenes.dialogue import painted_scene
 from train.scenes.questions import TYPES
 

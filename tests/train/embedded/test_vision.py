@@ -9,8 +9,8 @@ import torch
 from adapters.fresh import fresh_vision, save_frozen
 from adapters.vision import open_vision_encoder
 from qformer.regions import geometry_features
+from train.embedded.vision import PLACES, VisionStage, dense_targets
 from train.scenes.scene import COLOURS, KINDS, Item, Scene
-from train.vision import PLACES, VisionStage, dense_targets
 
 GRID = 4
 

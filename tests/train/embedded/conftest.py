@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from train.config import CONFIGS, read_config
+from train.embedded.config import SHIPPED, read_embedded
 
 TINY = [
     "pictures=30",
@@ -48,14 +48,14 @@ TINY = [
 
 @pytest.fixture(scope="session")
 def tiny_config():
-    return read_config(CONFIGS / "embedded.toml", TINY)
+    return read_embedded(SHIPPED, TINY)
 
 
 @pytest.fixture(scope="session")
 def pipeline(tiny_config, tmp_path_factory):
     """A Pipeline whose frozen parts and pool of pictures are made."""
-    from train.embedded import Pipeline
-    from train.language import train_tokenizer
+    from train.embedded.language import train_tokenizer
+    from train.embedded.pipeline import Pipeline
 
     pipeline = Pipeline(tiny_config, tmp_path_factory.mktemp("pipeline"), lambda line: None)
     vocabulary = tiny_config.language.vocabulary

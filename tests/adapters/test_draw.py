@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from demo import draw
+from adapters import draw
 
 
 def disc(height=40, width=60, radius=10):

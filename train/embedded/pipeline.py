@@ -29,14 +29,14 @@ from adapters.vision import open_vision_encoder
 from qformer.bridge import Bridge
 from qformer.contracts import LoupeError
 from qformer.familiarity import Familiarity
-from train.config import EmbeddedConfig
-from train.evaluate import ask_all, evaluate, reached
-from train.language import LanguageStage, train_tokenizer
+from train.embedded.config import EmbeddedConfig
+from train.embedded.evaluate import ask_all, evaluate, reached
+from train.embedded.language import LanguageStage, train_tokenizer
+from train.embedded.pool import Pool
+from train.embedded.segmenter import MEAN, STD, SegmenterStage
+from train.embedded.stages import Stage1Stage, Stage2Stage
+from train.embedded.vision import VisionStage
 from train.loop import LoopConfig, fit, load_trained
-from train.pool import Pool
-from train.segmenter import MEAN, STD, SegmenterStage
-from train.stages import Stage1Stage, Stage2Stage
-from train.vision import VisionStage
 
 # What the chat may suggest, by type; a type that misses its target is not offered.
 SUGGESTIONS = {
@@ -224,7 +224,7 @@ class Pipeline:
         self._note("evaluation", evaluate(checkpoint, questions, self.say, processes=processes))
 
     def report(self) -> None:
-        from train.report import write_report
+        from train.embedded.report import write_report
 
         write_report(self.folder, self.config, Path("docs/embedded.md"))
 

@@ -15,7 +15,7 @@ from adapters.language import answer_loss
 from qformer.bridge import Bridge, PassRows
 from qformer.prompt import PICTURE, PromptConfig, assemble, declarations, instruction, lay_out
 from qformer.stage1 import Stage1
-from train.pool import Pool
+from train.embedded.pool import Pool
 from train.scenes.dialogue import (
     MIXES,
     WEIGHTS,

@@ -7,8 +7,8 @@ import platform
 from collections import defaultdict
 from pathlib import Path
 
-from train.config import EmbeddedConfig
-from train.evaluate import TARGETS
+from train.embedded.config import EmbeddedConfig
+from train.embedded.evaluate import TARGETS
 
 MEANINGS = {
     "caption": "describe the picture", "count": "how many red stars are there?",

@@ -15,12 +15,12 @@ from qformer.assistant import Assistant, AssistantConfig
 from qformer.bridge import Bridge
 from qformer.contracts import Decoding
 from qformer.regions import box_geometry, patch_coverage
-from train.language import SPECIALS, LanguageStage
-from train.pool import Pool, clumsy
+from train.embedded.language import SPECIALS, LanguageStage
+from train.embedded.pool import Pool, clumsy
+from train.embedded.segmenter import SegmenterStage, correcting_clicks, fit_square
+from train.embedded.stages import Stage1Stage, Stage2Stage, fill_rows, region_rows
 from train.scenes.dialogue import painted_scene
 from train.scenes.scene import SIZES
-from train.segmenter import SegmenterStage, correcting_clicks, fit_square
-from train.stages import Stage1Stage, Stage2Stage, fill_rows, region_rows
 
 # ---- the frozen parts
 

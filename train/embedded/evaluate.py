@@ -18,11 +18,11 @@ import torch
 
 from adapters.build import build
 from qformer.contracts import RegionError
+from train.embedded.stages import Stage2Stage
 from train.scenes.dialogue import Turn, follow_up, painted_scene
 from train.scenes.questions import REGION_TYPES, TYPES, Question, ask_count
 from train.scenes.scene import HELD_OUT, Scene
 from train.scenes.wordings import roughen
-from train.stages import Stage2Stage
 
 TARGETS = {
     "what": 0.97, "colour": 0.97, "kind": 0.97, "size": 0.97, "texture": 0.93, "describe": 0.85,

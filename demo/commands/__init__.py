@@ -1,0 +1,12 @@
+"""One module a command, light to import: SAYS and EXAMPLES for --help, `arguments` and `run`."""
+
+from demo.commands import ask, caption, chat, doctor, rank, segment
+
+COMMANDS = {
+    "ask": ask,
+    "caption": caption,
+    "segment": segment,
+    "rank": rank,
+    "chat": chat,
+    "doctor": doctor,
+}

@@ -1,0 +1,66 @@
+"""What several commands do: build the assistant an option names, report, save."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def dtype_wanted(args: argparse.Namespace) -> Any:
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[args.dtype]
+
+
+def assistant_of(args: argparse.Namespace) -> Any:
+    from adapters.build import build
+
+    assistant = build(
+        args.model, args.segmenter, args.device, dtype_wanted(args),
+        vision=args.vision, language=args.language,
+    )  # fmt: skip
+    decoding = decoding_wanted(args, assistant.config.decoding)
+    assistant.config = dataclasses.replace(assistant.config, decoding=decoding)
+    return assistant
+
+
+def decoding_wanted(args: argparse.Namespace, own: Any) -> Any:
+    """The model's own Decoding, or a preset's, with what the options change."""
+    from adapters.published import PRESETS
+
+    preset = getattr(args, "preset", None)
+    base = PRESETS[preset] if preset else own
+    names = ("max_new_tokens", "beams", "temperature")
+    changes = {name: getattr(args, name, None) for name in names}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if "max_new_tokens" in changes:  # a shorter answer than the preset's shortest is meant
+        changes["min_new_tokens"] = min(base.min_new_tokens, max(0, changes["max_new_tokens"]))
+    return dataclasses.replace(base, **changes)
+
+
+def warn_unfamiliar(view: Any) -> bool:
+    """Say so on standard error where the picture is not of a kind the model knows."""
+    if not view.familiar:
+        from demo.session import unfamiliar
+
+        print(f"loupe: note: {unfamiliar(view.assistant)}", file=sys.stderr)
+    return view.familiar
+
+
+def print_json(values: dict) -> None:
+    print(json.dumps(values, ensure_ascii=False), flush=True)
+
+
+def save(picture: Any, path: Path) -> None:
+    """Write a picture, or say in a line why not."""
+    from qformer.contracts import LoupeError
+
+    try:
+        picture.save(path)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "use .png"
+        raise LoupeError(f"cannot write {path}: {reason}") from None
