@@ -4,6 +4,8 @@ from .assistant import Assistant, AssistantConfig
 from .bridge import Bridge, BridgeConfig, PassRows
 from .config import QFormerConfig, from_dict
 from .contracts import (
+    Cancelled,
+    Capabilities,
     CheckpointError,
     Decoding,
     ImageError,
@@ -15,6 +17,7 @@ from .contracts import (
 )
 from .conversation import Conversation, Turn
 from .prompt import PromptConfig
+from .proposals import Everything, Proposal
 from .qformer import ImageMemory, QFormer, QFormerOutput
 from .regions import Region, RegionConfig, RegionUpgrade
 from .stage1 import Stage1
@@ -25,14 +28,18 @@ __all__ = [
     "AssistantConfig",
     "Bridge",
     "BridgeConfig",
+    "Cancelled",
+    "Capabilities",
     "CheckpointError",
     "Conversation",
     "Decoding",
+    "Everything",
     "ImageError",
     "ImageMemory",
     "LoupeError",
     "PassRows",
     "PromptConfig",
+    "Proposal",
     "QFormer",
     "QFormerConfig",
     "QFormerOutput",

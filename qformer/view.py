@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from .bridge import Focal, PassRows, covered, focal_slots
-from .contracts import Decoding, RegionError, Segmentation, SegmentPrompt
+from .contracts import Decoding, RegionError, Segmentation, Segmenter, SegmentPrompt
 from .conversation import Conversation
 from .prompt import RESERVED_NAMES, assemble, instruction
+from .proposals import Everything, Proposal
 from .qformer import ImageMemory
 from .regions import Box, Region, focal_box, focal_crop, geometry, patch_coverage, placed
 
@@ -122,11 +123,7 @@ class View:
         points: (x, y, 1 add | 0 exclude) in pixels. logits: (h, w) of an earlier Segmentation,
         to refine it. Raises RegionError for a prompt outside the picture or without an area.
         """
-        segmenter = self.assistant.segmenter
-        if segmenter is None:
-            raise RegionError(
-                "there is no segmenter: give a region_mask, or start Loupe with one (--segmenter)"
-            )
+        segmenter = self._segmenter
         height, width = self.size
         for x, y, label in points:
             if not (0 <= x < width and 0 <= y < height):
@@ -148,11 +145,65 @@ class View:
                 )
         if box is None and logits is None and not any(label for _, _, label in points):
             raise RegionError("nothing is pointed at: click on it, or draw a box around it")
+        return segmenter.segment(self._segmented, SegmentPrompt(tuple(points), box, logits))
+
+    def refine(
+        self, found: Segmentation, index: int, points: Sequence[tuple[float, float, int]]
+    ) -> Segmentation:
+        """Proposal `index` of an earlier Segmentation with further clicks, (x, y, 1 | 0) each.
+
+        Its logits are fed back where the segmenter reads them. Raises RegionError as `segment`.
+        """
+        if not 0 <= index < len(found.logits):
+            raise RegionError(
+                f"there is no proposal {index}: there are {len(found.logits)}, counted from 0"
+            )
+        asked = found.prompt
+        logits = found.logits[index] if self._segmenter.capabilities.logits else None
+        return self.segment((*asked.points, *points), asked.box, logits)
+
+    @torch.no_grad()
+    def everything(
+        self,
+        settings: Everything | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        cancel: Callable[[], bool] | None = None,
+    ) -> list[Proposal]:
+        """All that the segmenter finds by itself, best first; `region` makes a Region of one.
+
+        progress: told (clicks done, clicks in all). cancel: asked now and then; True ends the work
+        with Cancelled.
+        """
+        image = self.image.to(self.assistant.device)
+        return self._segmenter.everything(image, settings, progress, cancel, self._segmented)
+
+    @torch.no_grad()
+    def find(
+        self,
+        text: str,
+        exemplars: Sequence[tuple[Box, int]] = (),
+        threshold: float = 0.3,
+    ) -> list[Proposal]:
+        """All that fits a text, best first; see `Segmenter.find`. Raises RegionError where the
+        segmenter reads no text."""
+        return self._segmenter.find(self._segmented, text, exemplars, threshold)
+
+    @property
+    def _segmenter(self) -> Segmenter:
+        if self.assistant.segmenter is None:
+            raise RegionError(
+                "there is no segmenter: give a region_mask, or start Loupe with one (--segmenter)"
+            )
+        return self.assistant.segmenter
+
+    @property
+    def _segmented(self) -> Any:
+        """The picture as the segmenter has read it."""
         if self._segmenter_embedding is None:
-            self._segmenter_embedding = segmenter.encode(self.image.to(self.assistant.device))
-        return segmenter.segment(
-            self._segmenter_embedding, SegmentPrompt(tuple(points), box, logits)
-        )
+            self._segmenter_embedding = self._segmenter.encode(
+                self.image.to(self.assistant.device)
+            )
+        return self._segmenter_embedding
 
     def region(
         self, region_mask: Tensor, name: str | None = None, score: float | None = None
