@@ -17,7 +17,7 @@ from torch import Tensor
 
 from adapters.boxes import Box, near_crop_edge, suppress
 from adapters.components import drop_specks, fill_holes
-from qformer.contracts import Cancelled
+from qformer.contracts import StoppedError
 from qformer.proposals import Everything, Proposal
 
 Progress = Callable[[int, int], None]
@@ -40,7 +40,7 @@ def generate(
     cancel: Cancel | None = None,
     embedding: Any = None,
 ) -> list[Proposal]:
-    """See qformer's Segmenter. embedding: of the whole image. Raises Cancelled."""
+    """See qformer's Segmenter. embedding: of the whole image. Raises StoppedError."""
     settings = settings or Everything()
     on_gpu = segmenter.device.type != "cpu"
     per_side = settings.points_per_side or (32 if on_gpu else 16)
@@ -73,7 +73,7 @@ def generate(
 
 def stop_if(cancel: Cancel | None) -> None:
     if cancel is not None and cancel():
-        raise Cancelled("stopped: what was found so far is dropped")
+        raise StoppedError("stopped: what was found so far is dropped")
 
 
 def crops(size: tuple[int, int], per_side: int, settings: Everything) -> list[Crop]:

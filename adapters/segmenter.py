@@ -143,7 +143,7 @@ class PromptableSegmenter(Frozen):
         an embedding of another model.
         """
         self.check(embedding)
-        prompt, warnings = self.admit(prompt, embedding)
+        prompt, warnings = self.admit(prompt)
         lone_click = len(prompt.points) == 1 and prompt.box is None and prompt.logits is None
         several = lone_click and self.capabilities.several
         logits, scores = self.asked(embedding, prompt, several)
@@ -171,9 +171,7 @@ class PromptableSegmenter(Frozen):
         found, scores = self.decode(embedding, points, labels, boxes, logits, several)
         return found[0].float(), scores[0].float()
 
-    def admit(
-        self, prompt: SegmentPrompt, embedding: Embedding
-    ) -> tuple[SegmentPrompt, tuple[str, ...]]:
+    def admit(self, prompt: SegmentPrompt) -> tuple[SegmentPrompt, tuple[str, ...]]:
         """The prompt as this model reads it, and what the user should know of it."""
         able, warnings = self.capabilities, []
         if not prompt.points and prompt.box is None and prompt.logits is None:
@@ -195,28 +193,23 @@ class PromptableSegmenter(Frozen):
                 f"{self.family} was never trained on clicks that exclude: the result may ignore"
                 " them"
             )
-        if prompt.logits is not None:
-            if not able.logits:
-                warnings.append(f"{self.family} reads no earlier mask: only the clicks count")
-                prompt = SegmentPrompt(prompt.points, prompt.box)
-                if not prompt.points and prompt.box is None:
-                    raise RegionError(f"{self.family} reads no earlier mask: click, or draw a box")
-            else:
-                self.check_logits(prompt.logits)
+        logits, side = prompt.logits, self.low_size
+        if logits is not None and not able.logits:
+            if not prompt.points and prompt.box is None:
+                raise RegionError(f"{self.family} reads no earlier mask: click, or draw a box")
+            warnings.append(f"{self.family} reads no earlier mask: only the clicks count")
+            prompt = SegmentPrompt(prompt.points, prompt.box)
+        elif logits is not None and tuple(logits.shape) != (side, side):
+            raise RegionError(
+                f"the earlier logits are {tuple(logits.shape)} and {self.family} reads"
+                f" {(side, side)}: use those of its own Segmentation"
+            )
         return prompt, tuple(warnings)
 
     @property
     def low_size(self) -> int:
         """The side of low-resolution logits."""
         return self.input_size // 4
-
-    def check_logits(self, logits: Tensor) -> None:
-        side = self.low_size
-        if tuple(logits.shape) != (side, side):
-            raise RegionError(
-                f"the earlier logits are {tuple(logits.shape)} and {self.family} reads"
-                f" {(side, side)}: use those of its own Segmentation"
-            )
 
     def check(self, embedding: Embedding, image: Tensor | None = None) -> None:
         """Raises RegionError for an embedding of another model or, with image, of another one."""
@@ -234,9 +227,10 @@ class PromptableSegmenter(Frozen):
         """The resize of low-resolution logits (..., h, w) as two matrices, (H, h) and (W, w)."""
 
         def one(axis: int) -> Tensor:
-            small, kept, full = low.shape[axis - 2], embedding.scaled_size[axis], embedding.size[axis]
-            between = (self.input_size, kept) if self.pads else (small, small)
-            return side(small, *between, full, self.grows, low.device)
+            small, full = low.shape[axis - 2], embedding.size[axis]
+            inside = embedding.scaled_size[axis] if self.pads else small
+            padded = self.input_size if self.pads else small
+            return side(small, padded, inside, full, self.grows, low.device)
 
         return one(0), one(1)
 
@@ -278,7 +272,7 @@ class PromptableSegmenter(Frozen):
 def fingerprint(image: Tensor) -> str:
     """Tells one picture (H, W, 3) uint8 from another."""
     digest = hashlib.blake2b(repr(tuple(image.shape)).encode(), digest_size=12)
-    digest.update(image.cpu().contiguous().numpy())
+    digest.update(image.cpu().contiguous().numpy().data)
     return digest.hexdigest()
 
 

@@ -4,7 +4,6 @@ from .assistant import Assistant, AssistantConfig
 from .bridge import Bridge, BridgeConfig, PassRows
 from .config import QFormerConfig, from_dict
 from .contracts import (
-    Cancelled,
     Capabilities,
     CheckpointError,
     Decoding,
@@ -14,6 +13,7 @@ from .contracts import (
     RegionError,
     Segmentation,
     SegmentPrompt,
+    StoppedError,
 )
 from .conversation import Conversation, Turn
 from .prompt import PromptConfig
@@ -28,7 +28,6 @@ __all__ = [
     "AssistantConfig",
     "Bridge",
     "BridgeConfig",
-    "Cancelled",
     "Capabilities",
     "CheckpointError",
     "Conversation",
@@ -51,6 +50,7 @@ __all__ = [
     "SegmentPrompt",
     "Segmentation",
     "Stage1",
+    "StoppedError",
     "Turn",
     "View",
     "from_dict",

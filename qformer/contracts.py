@@ -37,7 +37,7 @@ class CheckpointError(LoupeError):
     """A model folder is incomplete, damaged or of another kind."""
 
 
-class Cancelled(LoupeError):
+class StoppedError(LoupeError):
     """Long work was stopped by the one who asked for it."""
 
 
@@ -218,7 +218,7 @@ class Segmenter(Protocol):
         """All that a grid of clicks finds, best first.
 
         progress: told (clicks done, clicks in all). cancel: asked before each batch of clicks; True
-        ends the work with Cancelled. embedding: of this image, if it was encoded before.
+        ends the work with StoppedError. embedding: of this image, if it was encoded before.
         """
         ...
 

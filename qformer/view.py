@@ -172,7 +172,7 @@ class View:
         """All that the segmenter finds by itself, best first; `region` makes a Region of one.
 
         progress: told (clicks done, clicks in all). cancel: asked now and then; True ends the work
-        with Cancelled.
+        with StoppedError.
         """
         image = self.image.to(self.assistant.device)
         return self._segmenter.everything(image, settings, progress, cancel, self._segmented)
@@ -200,9 +200,7 @@ class View:
     def _segmented(self) -> Any:
         """The picture as the segmenter has read it."""
         if self._segmenter_embedding is None:
-            self._segmenter_embedding = self._segmenter.encode(
-                self.image.to(self.assistant.device)
-            )
+            self._segmenter_embedding = self._segmenter.encode(self.image.to(self.assistant.device))
         return self._segmenter_embedding
 
     def region(

@@ -5,7 +5,7 @@ import tiny
 import torch
 
 from adapters.registry import SEGMENTERS
-from qformer.contracts import Cancelled, RegionError, SegmentPrompt
+from qformer.contracts import RegionError, SegmentPrompt, StoppedError
 from qformer.proposals import Everything
 
 every_segmenter = pytest.mark.parametrize("name", tiny.SEGMENTER)
@@ -122,7 +122,7 @@ def test_two_hundred_clicks_are_read_or_refused(part, name, image):
     if segmenter.capabilities.max_points is None:
         assert segmenter.segment(embedding, prompt).region_masks.shape == (1, 40, 60)
     else:
-        with pytest.raises(RegionError, match="reads at most .* not 200"):
+        with pytest.raises(RegionError, match=r"reads at most .* not 200"):
             segmenter.segment(embedding, prompt)
 
 
@@ -173,7 +173,7 @@ def test_everything_reports_its_progress_and_what_it_finds_lies_in_the_picture(p
 def test_everything_can_be_stopped(part, name, image):
     told = []
     settings = Everything(points_per_side=3, points_per_batch=1)
-    with pytest.raises(Cancelled):
+    with pytest.raises(StoppedError):
         part(name).everything(
             image, settings, lambda *at: told.append(at), cancel=lambda: len(told) == 4
         )
