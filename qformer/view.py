@@ -3,46 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .bridge import Focal, PassRows, covered, focal_slots
+from .cache import Bounded
 from .contracts import Decoding, RegionError, Segmentation, Segmenter, SegmentPrompt
 from .conversation import Conversation
 from .prompt import RESERVED_NAMES, assemble, instruction
 from .proposals import Everything, Proposal
 from .qformer import ImageMemory
-from .regions import Box, Region, focal_box, focal_crop, geometry, patch_coverage, placed
+from .regions import (
+    Box,
+    Region,
+    check_pointed,
+    focal_box,
+    focal_crop,
+    geometry,
+    patch_coverage,
+    placed,
+)
 
 if TYPE_CHECKING:
     from .assistant import Assistant
 
 Source = Region | None  # what soft tokens are made of; None: the whole picture
-CACHED_REGIONS = 32
-
-Key = TypeVar("Key")
-Value = TypeVar("Value")
-
-
-class Bounded(OrderedDict[Key, Value]):
-    """A cache of the CACHED_REGIONS entries used last."""
-
-    def of(self, keys: Sequence[Key], make: Callable[[list[Key]], Sequence[Value]]) -> list[Value]:
-        """The values of `keys`; those missing are made, all at once."""
-        missing = [key for key in keys if key not in self]
-        made = dict(zip(missing, make(missing), strict=True)) if missing else {}
-        values = [made[key] if key in made else self[key] for key in keys]
-        for key, value in zip(keys, values, strict=True):
-            self[key] = value
-            self.move_to_end(key)
-        while len(self) > CACHED_REGIONS:
-            self.popitem(last=False)
-        return values
 
 
 @dataclass(frozen=True)
@@ -137,27 +126,7 @@ class View:
         to refine it. Raises RegionError for a prompt outside the picture or without an area.
         """
         segmenter = self._segmenter
-        height, width = self.size
-        for x, y, label in points:
-            if not (0 <= x < width and 0 <= y < height):
-                raise RegionError(
-                    f"the click ({x:g}, {y:g}) is outside the picture, which is {width} x {height}"
-                    " pixels: click inside it"
-                )
-            if label not in (0, 1):
-                raise RegionError(f"a point's label is 1 (add) or 0 (exclude), not {label!r}")
-        if box is not None:
-            x0, y0, x1, y1 = box
-            shown = f"({x0:g}, {y0:g}, {x1:g}, {y1:g})"
-            if not (x0 < x1 and y0 < y1):
-                raise RegionError(f"the box {shown} has no area: give x0 < x1 and y0 < y1")
-            if min(x0, y0) < 0 or x1 > width or y1 > height:
-                raise RegionError(
-                    f"the box {shown} leaves the picture, which is {width} x {height} pixels:"
-                    " draw it inside"
-                )
-        if box is None and logits is None and not any(label for _, _, label in points):
-            raise RegionError("nothing is pointed at: click on it, or draw a box around it")
+        check_pointed(self.size, points, box, logits)
         return segmenter.segment(self._segmented, SegmentPrompt(tuple(points), box, logits))
 
     def refine(
