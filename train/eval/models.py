@@ -25,13 +25,14 @@ from qformer.assistant import Assistant
 from qformer.contracts import Decoding, LoupeError
 from qformer.retrieval import Ranker
 from qformer.together import Likelihood, Question
+from qformer.view import View
 
 
 class AssistantModel:
     """A Loupe assistant: it writes answers, ranks choices by likelihood, and sees regions."""
 
     sees_regions = True
-    ways: tuple[str, ...] = ("write", "choose")
+    ways: tuple[str, ...] = ("write", "choose", "find")
 
     def __init__(self, name: str, assistant: Assistant, presets: bool, preset: str | None) -> None:
         """presets: whether to write as BLIP-2 does for each kind of task, rather than in the
@@ -48,6 +49,19 @@ class AssistantModel:
 
     def choose(self, questions: Sequence[Question]) -> list[list[Likelihood] | LoupeError]:
         return together.likelihoods(self.assistant, questions)
+
+    def find(self, questions: Sequence[Question]) -> list[Tensor | LoupeError | None]:
+        """The region_mask that fits each question's text best; None where nothing fits."""
+        result: list[Tensor | LoupeError | None] = []
+        views: dict[int, View] = {}
+        for question in questions:
+            try:
+                view = views.setdefault(id(question.image), View(self.assistant, question.image))
+                found = view.find(question.text, threshold=0.0)
+                result.append(found[0].region_mask if found else None)
+            except LoupeError as error:
+                result.append(error)
+        return result
 
     def about(self, preset: str) -> dict[str, Any]:
         return {"decoding": asdict(self.decoding(preset))}

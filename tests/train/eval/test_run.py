@@ -156,7 +156,7 @@ def test_what_is_wrong_with_the_data_is_counted_and_the_rest_goes_on(
             "id": 90,
             "image_id": 2,
             "category_id": 2,
-            "segmentation": {"size": size, "counts": empty},
+            "segmentation": empty,
         },
         {"id": 91, "image_id": 4, "category_id": 2, "bbox": [1, 1, 9, 9]},
         {"id": 92, "image_id": 5, "category_id": 99, "bbox": [1, 1, 9, 9]},

@@ -168,11 +168,12 @@ def test_vsr_gives_statements_to_writers_and_captions_to_matchers(coco):
 @pytest.mark.parametrize(
     ("task", "entry"),
     [
-        ("sugarcrepe", {"filename": "1.png", "caption": "a dog", "negative_caption": "a cat"}),
-        ("valse", {"image_file": "1.png", "caption": "a dog", "foil": "a cat", "mturk": {"caption": 3}}),
+        ("sugarcrepe", {"filename": "1.png", "negative_caption": "a cat"}),
+        ("valse", {"image_file": "1.png", "foil": "a cat", "mturk": {"caption": 3}}),
     ],
 )  # fmt: skip
 def test_pairs_are_matched_or_weighed(coco, task, entry):
+    entry = {**entry, "caption": "a dog"}
     bad = {**entry, "mturk": {"caption": 1}}
     file = write(coco, "pairs/add_att.json", {"0": entry, "1": bad})
     found = cases_of(task, file, images=str(coco / "images"))
@@ -206,8 +207,10 @@ def test_gar_bench_names_its_regions(coco):
         one["segmentation"]
         for one in json.loads((coco / "instances.json").read_text())["annotations"]
     ]
-    entry = {"image": "1.png", "question": "Which is <Prompt1>?", "choices": ["A. a dog", "B. a cat"],
-             "answer": "B", "type": "attribute", "mask_rles": rle[:2]}  # fmt: skip
+    entry = {
+        "image": "1.png", "question": "Which is <Prompt1>?", "answer": "B", "type": "attribute",
+        "choices": ["A. a dog", "B. a cat"], "mask_rles": rle[:2],
+    }  # fmt: skip
     (found,) = cases_of("gar-bench", write(coco, "GAR-Bench-VQA.json", [entry]))
     assert found.question == "Which is region 2?"
     assert (found.truth, found.choices, len(found.areas)) == ("a cat", ("a dog", "a cat"), 2)
@@ -229,8 +232,8 @@ def test_paco_asks_for_names_and_attributes(coco):
 
 
 def test_expressions_come_with_their_region(coco):
-    lines = [{"image": "images/1.png", "dataset": "refcoco_val", "expressions": ["the dog", "left one"],
-              "bbox_xywh": [0, 0, 20, 20], "annotation_id": 0}]  # fmt: skip
+    lines = [{"image": "images/1.png", "dataset": "refcoco_val",
+              "expressions": ["the dog", "left one"], "bbox_xywh": [0, 0, 20, 20], "annotation_id": 0}]  # fmt: skip
     file = write(coco, "tasks/refer.jsonl", lines, lines=True)
     found = cases_of("refer", file, format="asked")
     assert [one.question for one in found] == ["the dog", "left one"]
@@ -248,7 +251,8 @@ def test_expressions_come_with_their_region(coco):
     [
         ("captions", "coco_by", None), ("coco-what", "coco_by", None),
         ("region-pope", "coco_nc", None), ("leakage", "coco_nc", None),
-        ("aokvqa", "coco_nc/tasks/vqa.jsonl", "asked"), ("okvqa", "coco_by/tasks/vqa.jsonl", "asked"),
+        ("aokvqa", "coco_nc/tasks/vqa.jsonl", "asked"),
+        ("okvqa", "coco_by/tasks/vqa.jsonl", "asked"),
         ("aokvqa-choice", "coco_nc/tasks/vqa.jsonl", "asked"),
         ("pope", "coco_nc/tasks/pope.jsonl", "asked"), ("vsr", "coco_nc/tasks/vsr.jsonl", "asked"),
         ("sugarcrepe", "coco_by/tasks/itm_pairs.jsonl", "asked"),
