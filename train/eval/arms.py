@@ -74,22 +74,24 @@ def arms_for(regions: bool, sees_regions: bool) -> tuple[str, ...]:
 
 
 def majority(cases: list[Case]) -> list[str]:
-    """The answer that is most often right in the other cases, of those that may be chosen; by the
-    toss of a coin where none of them ever is.
+    """The answer that is most often right, of those that may be chosen.
 
-    It knows how often each answer is right in these very data, which no model does.
+    It knows how often each answer is right in these very data, which no model does. Where choices
+    differ from case to case, a right one would give itself away by being there: then the other
+    cases alone are counted, and a coin is tossed where none of the choices is ever right in them.
     """
     rights = [Counter({case.right: 1.0} if case.right else shares(case.answers)) for case in cases]
     counts: Counter[str] = Counter()
     for right in rights:
         counts.update(right)
-    best = counts.most_common(2)
+    best = counts.most_common(1)[0][0] if counts else ""
+    if len({frozenset(case.choices) for case in cases}) == 1:
+        return [best] * len(cases)
     answers = []
     for case, right in zip(cases, rights, strict=True):
-        known = case.choices or [answer for answer, _ in best]
-        toss = {answer: hashlib.sha256(f"{case.id} {answer}".encode()).digest() for answer in known}
-        others = {answer: round(counts[answer] - right[answer], 9) for answer in known}
-        answers.append(max(known, key=lambda answer: (others[answer], toss[answer]), default=""))
+        coin = {c: hashlib.sha256(f"{case.id} {c}".encode()).digest() for c in case.choices}
+        others = {c: round(counts[c] - right[c], 9) for c in case.choices}
+        answers.append(max(case.choices, key=lambda c: (others[c], coin[c]), default=best))
     return answers
 
 

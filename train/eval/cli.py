@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -124,30 +123,6 @@ def main(argv: Sequence[str]) -> int:
     if args.predictions:
         return commands.score_file(args)
     return commands.evaluate(args)
-
-
-def print_scores(scores: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(scores, ensure_ascii=False))
-        return
-    systems = scores["systems"]
-    width = max(map(len, systems))
-    for name, one in systems.items():
-        told = "  ".join(
-            f"{measure} {score['value']:.3f} ({score['low']:.3f}-{score['high']:.3f})"
-            for measure, score in list(one["scores"].items())[:4]
-            if score["value"] is not None
-        )
-        print(f"{name:{width}}  {told}")
-
-
-def progress(done: int, total: int) -> None:
-    """On standard error: a line that renews itself on a terminal."""
-    if sys.stderr.isatty():
-        end = "\n" if done == total else ""
-        print(f"\r{done}/{total} asked", end=end, file=sys.stderr, flush=True)
-    elif done == total or done % 320 == 0:
-        print(f"{done}/{total} asked", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from adapters.peers import open_peer
 from adapters.peers.sentences import SentenceEncoder
 from qformer.contracts import LoupeError
 from train.data.source import DataConfig, read_json_file, read_lines
-from train.eval import cli, retrieval, scores
+from train.eval import console, retrieval, scores
 from train.eval.case import Case
 from train.eval.models import open_model, provenance
 from train.eval.page import page
@@ -88,15 +88,15 @@ def evaluate(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     models, about = models_of(args)
     if asked.definition.retrieval:
-        result = retrieval.evaluate(asked, models, about, out, cli.progress, args.batch)
-        cli.print_scores(result, args.json)
+        result = retrieval.evaluate(asked, models, about, out, console.progress, args.batch)
+        console.print_scores(result, args.json)
         return 0
     chosen = [arm.strip() for arm in args.arms.split(",")] if args.arms else []
-    run = Run(asked, models, out, about, chosen, args.batch, cli.progress)
+    run = Run(asked, models, out, about, chosen, args.batch, console.progress)
     records = run.answer()
     seconds = time.perf_counter() - start
     result = finish(asked, run.cases, records, about, out, seconds, args.sentence_encoder)
-    cli.print_scores(result, args.json)
+    console.print_scores(result, args.json)
     return 0
 
 
@@ -173,7 +173,7 @@ def merge(args: argparse.Namespace) -> int:
     seconds = sum(record.get("seconds", 0.0) for record in book.records)
     result = finish(asked, cases, book.records, header["models"], args.out, seconds,
                     args.sentence_encoder)  # fmt: skip
-    cli.print_scores(result, args.json)
+    console.print_scores(result, args.json)
     return 0
 
 
@@ -215,7 +215,7 @@ def score_file(args: argparse.Namespace) -> int:
     out = args.out or file.parent / f"{file.stem}-scores"
     seconds = sum(record.get("seconds", 0.0) for record in records)
     result = finish(asked, cases, records, header["models"], out, seconds, args.sentence_encoder)
-    cli.print_scores(result, args.json)
+    console.print_scores(result, args.json)
     return 0
 
 
