@@ -26,7 +26,10 @@ def test_the_gradio_client_asks_segments_and_describes(gradio, url, tiny_assista
     (cut,) = gradio.predict(url, POINT, api_name="/segment")["regions"]
     assert (draw.decode_rle(cut["rle"]) == region.region_mask.numpy()).all()
     told = gradio.predict(url, POINT, api_name="/describe")
-    assert (told["caption"], told["regions"][0]["caption"]) == (view.caption(), view.caption(region))
+    assert (told["caption"], told["regions"][0]["caption"]) == (
+        view.caption(),
+        view.caption(region),
+    )
 
 
 def test_the_gradio_client_is_told_what_is_wrong_and_finds_nothing_else(gradio, url):
