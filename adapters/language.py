@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adapters.folder import Source, open_model
+from adapters.folder import HERE, WHOLE, open_model, read_settings
 from adapters.frozen import Frozen
+from adapters.memory import Placement
 from adapters.tokenizer import Tokenizer, open_tokenizer
+from adapters.weights import Source
+from qformer.contracts import Decoding
 
 
 class HuggingFaceLanguageModel(Frozen):
@@ -28,9 +31,17 @@ class HuggingFaceLanguageModel(Frozen):
 
     @classmethod
     def open(
-        cls, source: Source, dtype: torch.dtype = torch.float32, revision: str | None = None
+        cls,
+        source: Source,
+        dtype: torch.dtype = torch.float32,
+        revision: str | None = None,
+        placement: Placement = HERE,
     ) -> Self:
-        return cls(open_model(source, dtype, revision), open_tokenizer(source, revision))  # type: ignore[call-arg]
+        """A language model's folder or hub id, or that of a whole BLIP-2 that holds one."""
+        whole = read_settings(source, "config.json", revision).get("model_type") in WHOLE
+        part = "language_model" if whole else None
+        model = open_model(source, dtype, revision, part=part, placement=placement)
+        return cls(model, open_tokenizer(source, revision))  # type: ignore[call-arg]
 
     def tokenize(self, text: str) -> Tensor:
         return torch.tensor(self.tokenizer(text), dtype=torch.long, device=self.device)
@@ -43,6 +54,21 @@ class HuggingFaceLanguageModel(Frozen):
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids)
+
+    def generate(
+        self, inputs_embeds: Tensor, decoding: Decoding, prefix: Any = None
+    ) -> Iterator[int]:
+        """See qformer's LanguageModel."""
+        raise NotImplementedError
+
+    def generate_together(self, prompts: Sequence[Tensor], decoding: Decoding) -> list[list[int]]:
+        """See qformer's LanguageModel. Raises QuestionError if a prompt exceeds the context."""
+        if decoding.beams > 1 or len(prompts) == 1:
+            return [list(self.generate(prompt, decoding)) for prompt in prompts]
+        return self._write_together(prompts, decoding) if prompts else []
+
+    def _write_together(self, prompts: Sequence[Tensor], decoding: Decoding) -> list[list[int]]:
+        raise NotImplementedError
 
     def answer_logits(self, prompts: Sequence[Tensor], answers: Sequence[Tensor]) -> list[Tensor]:
         """What was predicted at each place of each answer: (m_i, vocabulary) each."""
