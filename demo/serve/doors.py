@@ -20,7 +20,7 @@ from PIL import Image
 from adapters import draw
 from adapters.images import load_image, load_region_mask
 from demo import batch
-from demo.serve.limits import BusyError, Limits
+from demo.serve.limits import BusyError, Limits, is_text
 from qformer.assistant import Assistant
 from qformer.contracts import ImageError, QuestionError, RegionError
 from qformer.regions import Region
@@ -128,7 +128,7 @@ class Doors:
         return view.region(load_region_mask(content, view.size), f"region {number}")
 
     def question(self, text: Any) -> str:
-        if not isinstance(text, str):
+        if not is_text(text):
             raise QuestionError("the question is not a text")
         if len(text) > self.limits.question:
             raise QuestionError(

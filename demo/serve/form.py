@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from demo.batch import shown
-from demo.serve.limits import BusyError, Limits
+from demo.serve.limits import BusyError, Limits, is_text
 from qformer.contracts import Decoding, LoupeError
 
 # Asked for so, these change nothing here; asked for otherwise, they cannot be had.
@@ -184,7 +184,7 @@ def _message(message: Any, at: str, limits: Limits) -> tuple[str, str, str | Non
     for number, part in enumerate(parts):
         here = f"{at}.content[{number}]"
         match part:
-            case {"type": "text", "text": str(text)}:
+            case {"type": "text", "text": str(text)} if is_text(text):
                 texts.append(text)
             case {"type": "image_url", "image_url": {"url": str(url)}} if role == "user":
                 pictures.append(url)

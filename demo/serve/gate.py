@@ -39,7 +39,7 @@ PATHS = tuple(
         ("POST", r"/mcp", "mcp"),
         ("GET", r"/", "page"),
         ("GET", r"/(config|theme\.css|favicon\.ico|robots\.txt|manifest\.json)/?", "page"),
-        ("GET", r"/(assets|static|svelte)/[^\\\0]{1,300}", "page"),
+        ("GET", r"/(assets|static|svelte)(/[\w@+~-][\w@+~. -]{0,200}){1,8}", "page"),
         ("GET", r"/gradio_api/(info|startup-events|theme\.css|app_id|upload_progress)/?", "page"),
         ("GET", r"/gradio_api/(queue/data|heartbeat/[\w-]{1,64})", "stream"),
         ("POST", r"/gradio_api/(queue/join|cancel|reset|upload)/?", "page"),

@@ -37,6 +37,14 @@ class Limits:
                 raise LoupeError(f"{name}={value} must be at least 1")
 
 
+def is_text(value: object) -> bool:
+    """Whether it is a text that can be written down: JSON may hold halves of letters."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
 class BusyError(LoupeError):
     """Too much is going on: the same request may succeed in `retry` seconds."""
 

@@ -22,9 +22,11 @@ from demo import page
 from demo.app import ASSETS, Chat, Loader, build_page, theme
 from demo.serve.api import Api, Desk
 from demo.serve.auth import Logins
+from demo.serve.client import add_calls
 from demo.serve.doors import Doors
 from demo.serve.gate import LOOPBACK, Gate
 from demo.serve.limits import Limits
+from demo.serve.mcp import Tools
 from demo.serve.metrics import CONTENT_TYPE, Metrics
 from demo.serve.worker import Worker, take_turns
 from qformer.assistant import Assistant
@@ -48,11 +50,22 @@ class Server:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop listening; connections are cut."""
-        self._server.should_exit = self._server.force_exit = True
-        self._thread.join(timeout=5)
+        """Stop listening; what is being streamed ends, and connections are cut."""
+        self._server.should_exit = True
         for part in self._parts:
             part.close()
+        self._thread.join(timeout=5)
+
+
+class Streams:
+    """gradio's endless streams to its pages."""
+
+    def __init__(self, blocks: gr.Blocks, app: Starlette):
+        self._queue, self._app = blocks._queue, app.routes[-1].app
+
+    def close(self) -> None:
+        self._queue.close()
+        self._app.stop_event.set()
 
 
 def reachable(host: str) -> str:
@@ -97,8 +110,10 @@ def launch(
     chat = Chat(loader, title)
     desk = Desk(limits, metrics)
     doors = Doors(loader.ready, limits)
-    app = mount(build_page(chat), routes(loader, Api(doors, desk, slug(title), metrics), metrics),
-                limits, public_url)  # fmt: skip
+    blocks = build_page(chat)
+    add_calls(blocks, doors, limits.answers)
+    api, tools = Api(doors, desk, slug(title), metrics), Tools(doors, desk)
+    app = mount(blocks, routes(loader, api, tools, metrics), limits, public_url)
     metrics.reading("loupe_ready", "1 once the model is loaded.", lambda: _ready(loader))
     metrics.reading("loupe_sessions", "Visitors remembered.", lambda: len(chat.sessions))
     metrics.reading("loupe_working", "Programs' requests being answered.", lambda: desk.working)
@@ -109,7 +124,7 @@ def launch(
         gate, log_level="warning", access_log=False, server_header=False,
         limit_concurrency=CONNECTIONS, timeout_keep_alive=30, timeout_graceful_shutdown=1,
     )  # fmt: skip
-    server = Server(uvicorn.Server(config), listening, loader, [desk, worker])
+    server = Server(uvicorn.Server(config), listening, loader, [Streams(blocks, app), desk, worker])
     loader.start()
     if open_browser:
         webbrowser.open(server.local_url)
@@ -134,7 +149,7 @@ def _ready(loader: Loader) -> int:
     return int(loader.ready() is not None)
 
 
-def routes(loader: Loader, api: Api, metrics: Metrics) -> list[Route]:
+def routes(loader: Loader, api: Api, tools: Tools, metrics: Metrics) -> list[Route]:
     """What stands beside the page."""
 
     async def health(request: Request) -> Response:
@@ -150,6 +165,7 @@ def routes(loader: Loader, api: Api, metrics: Metrics) -> list[Route]:
         Route("/v1/models", api.models),
         Route("/v1/models/{model}", api.retrieve),
         Route("/v1/chat/completions", api.complete, methods=["POST"]),
+        Route("/mcp", tools.answer, methods=["POST"]),
     ]
 
 
