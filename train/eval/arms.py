@@ -78,7 +78,7 @@ def majority(cases: list[Case]) -> list[str]:
 
     It knows how often each answer is right in these very data, which no model does. Where choices
     differ from case to case, a right one would give itself away by being there: then the other
-    pictures alone are counted, and a coin is tossed where none of the choices is ever right in them.
+    pictures alone are counted, and a coin is tossed where none of the choices is ever right there.
     """
     rights = [Counter({case.right: 1.0} if case.right else shares(case.answers)) for case in cases]
     counts: Counter[str] = Counter()
