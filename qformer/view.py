@@ -203,6 +203,13 @@ class View:
                 raise RegionError(f"two regions are called {name!r}: rename one")
         return regions
 
+    def close_up(self, region: Region) -> tuple[int, int, int, int] | None:
+        """Where a focal crop is read beside the picture, (x0, y0, x1, y1) in pixels; None where the
+        region is large enough without."""
+        (coverage,) = self._coverage.of([region], self._cover)
+        few = bool(covered(coverage[None]) < self.assistant.bridge.config.region.focal_patches)
+        return focal_box(region.box, self.size) if few else None
+
     # Questions
 
     def converse(self) -> Conversation:
