@@ -275,18 +275,19 @@ class View:
         """
         if not regions:
             raise RegionError("there is no region: grounding compares an answer with and without")
+        told = self.log_likelihood(question, regions, answer)
+        return told - self.log_likelihood(question, (), answer)
+
+    @torch.no_grad()
+    def log_likelihood(self, question: str, regions: Sequence[Region], answer: str) -> float:
+        """How likely the model finds an answer, its end included: nats a token, 0 at most. An
+        earlier dialogue is left out."""
         language = self.assistant.language
         ids = torch.cat([language.tokenize(answer).cpu(), torch.tensor([language.eos_id])])
-
-        def prompt(asked: Sequence[Region]) -> Tensor:
-            plan = self.converse().plan(question, asked)
-            return assemble(language, plan.pieces, self.soft_tokens(plan.sources, plan.instruction))
-
-        told, bare = (
-            language.loss([prompt(asked)], [ids.to(self.assistant.device)])
-            for asked in (self.check(regions), ())
-        )
-        return float(bare - told)
+        plan = self.converse().plan(question, self.check(regions))
+        soft_tokens = self.soft_tokens(plan.sources, plan.instruction)
+        prompt = assemble(language, plan.pieces, soft_tokens)
+        return -float(language.loss([prompt], [ids.to(self.assistant.device)]))
 
     # What the Q-Former and the language model are given
 
