@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from adapters.folder import Source, open_model
 from adapters.frozen import Frozen
 from adapters.tokenizer import Tokenizer, open_tokenizer
+from qformer.contracts import Decoding
 
 
 class HuggingFaceLanguageModel(Frozen):
@@ -43,6 +44,21 @@ class HuggingFaceLanguageModel(Frozen):
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids)
+
+    def generate(
+        self, inputs_embeds: Tensor, decoding: Decoding, prefix: Any = None
+    ) -> Iterator[int]:
+        """See qformer's LanguageModel."""
+        raise NotImplementedError
+
+    def generate_together(self, prompts: Sequence[Tensor], decoding: Decoding) -> list[list[int]]:
+        """See qformer's LanguageModel. Raises QuestionError if a prompt exceeds the context."""
+        if decoding.beams > 1 or len(prompts) == 1:
+            return [list(self.generate(prompt, decoding)) for prompt in prompts]
+        return self._write_together(prompts, decoding) if prompts else []
+
+    def _write_together(self, prompts: Sequence[Tensor], decoding: Decoding) -> list[list[int]]:
+        raise NotImplementedError
 
     def answer_logits(self, prompts: Sequence[Tensor], answers: Sequence[Tensor]) -> list[Tensor]:
         """What was predicted at each place of each answer: (m_i, vocabulary) each."""

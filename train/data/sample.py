@@ -1,56 +1,175 @@
 """What every data set becomes: a picture, areas of it, and what is said about them.
 
-Readers yield these; training learns from them and evaluation asks them. Nothing is loaded before
-it is needed: a sample names its picture, and a picture opens itself.
+Readers (train/data/readers.py) yield these; training learns from them and evaluation asks them.
+Nothing is loaded before it is needed: a sample names its picture, and a picture opens itself.
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
+
+from adapters.images import load_region_mask
+from adapters.rle import decode_rle, fill_polygons
+from qformer.contracts import LoupeError, RegionError
+
+MOST_WORDS = 1000  # of a question or an answer; what is longer is not meant as one
 
 
 class Picture(Protocol):
     """Where a picture lies: a file, a member of an archive, a row of an array."""
 
-    key: str  # the same for the same picture, different for others; features are cached under it
+    key: str  # names it: the same for the same picture, different for others
 
     def load(self) -> Tensor:
         """uint8 (height, width, 3). Raises ImageError where it is missing or broken."""
         ...
 
+    def digest(self) -> str:
+        """SHA-256 of what is stored; features are cached under it. Raises ImageError."""
+        ...
+
 
 @dataclass(frozen=True)
 class Area:
-    """A region as a data set writes it, in pixels of the picture; exactly one of the two is given.
+    """A region as a data set writes it, in pixels of the picture; exactly one way is given.
 
-    box: (x0, y0, x1, y1). rle: COCO's {"size": [height, width], "counts": ...}; polygons become one
-    when they are read.
+    box: (x0, y0, x1, y1). rle: COCO's {"size": [height, width], "counts": ...}. polygons: corners
+    [x, y, x, y, ...] each. file: a picture whose bright pixels are the region.
     """
 
     box: tuple[float, float, float, float] | None = None
     rle: dict[str, Any] | None = None
+    polygons: tuple[tuple[float, ...], ...] | None = None
+    file: Path | None = None
+
+    def __post_init__(self) -> None:
+        if sum(way is not None for way in (self.box, self.rle, self.polygons, self.file)) != 1:
+            raise RegionError("a region needs one of box, rle, polygons or file")
+        if self.box is None:
+            return
+        x0, y0, x1, y1 = self.box
+        if not (all(map(math.isfinite, self.box)) and x0 < x1 and y0 < y1):
+            raise RegionError("a box has no area: write it as x0, y0, x1, y1 in pixels")
+
+    def region_mask(self, size: tuple[int, int]) -> Tensor:
+        """bool (height, width), what lies outside the picture cut off.
+
+        Raises RegionError if nothing is left, or if it was drawn on a picture of another size.
+        """
+        height, width = size
+        if self.box is not None:
+            x0, y0, x1, y1 = self.box
+            region_mask = torch.zeros(size, dtype=torch.bool)
+            left, top = max(0, math.floor(x0)), max(0, math.floor(y0))
+            region_mask[top : max(0, math.ceil(y1)), left : max(0, math.ceil(x1))] = True
+        elif self.rle is not None:
+            region_mask = decode_rle(self.rle)
+        elif self.polygons is not None:
+            region_mask = fill_polygons(self.polygons, size)
+        else:
+            region_mask = load_region_mask(self.file, size)
+        if tuple(region_mask.shape) != tuple(size):
+            theirs = f"{region_mask.shape[1]} x {region_mask.shape[0]}"
+            raise RegionError(f"a region was drawn on {theirs} pixels, not on {width} x {height}")
+        if not region_mask.any():
+            raise RegionError("a region lies outside its picture, or is empty")
+        return region_mask
 
 
 @dataclass(frozen=True)
 class Turn:
-    """question: "" where the answer is a caption. answers: all that people gave, the first is
-    learned; evaluation scores against all. areas: which of the sample's areas it is about."""
+    """question: "" where the answer is a caption. answers: all that people gave. Of a question the
+    first is learned; of a caption any one, drawn anew each time. Evaluation scores against all.
+    areas: which of the sample's areas it is about. choices: of a multiple-choice question."""
 
     question: str
     answers: tuple[str, ...]
     areas: tuple[int, ...] = ()
-    choices: tuple[str, ...] = ()  # of a multiple-choice question
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One line of a data set. extra: what only one task needs (an answer type, a category)."""
+    """One line of a data set. dialogue: the turns follow one another; otherwise each stands alone.
+    extra: what only one task needs (an answer type, a category)."""
 
     id: str
     picture: Picture
     turns: tuple[Turn, ...]
     areas: tuple[Area, ...] = ()
+    dialogue: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
+
+
+class BadSampleError(LoupeError):
+    """A line of a data set that cannot be learned from; its message is the reason."""
+
+
+def check(sample: Sample) -> Sample:
+    """The sample itself. Raises BadSampleError for what no picture is needed to see."""
+    if not sample.turns:
+        raise BadSampleError("nothing is said about the picture")
+    for turn in sample.turns:
+        if not turn.answers or not all(answer.strip() for answer in turn.answers):
+            raise BadSampleError("an answer or caption is empty")
+        for text in (turn.question, *turn.answers):
+            if len(text) > 4 * MOST_WORDS and len(text.split()) > MOST_WORDS:
+                raise BadSampleError(f"a text has more than {MOST_WORDS} words")
+        if any(not 0 <= area < len(sample.areas) for area in turn.areas):
+            raise BadSampleError("a turn is about a region that is not there")
+    return sample
+
+
+class Tally:
+    """How many samples were good, and how many bad for which reason, with a few examples of each.
+
+    share: the most that may be bad before `ok` gives up; it waits for `least` samples to judge.
+    """
+
+    def __init__(self, share: float = 1.0, least: int = 200) -> None:
+        self.share, self.least = share, least
+        self.good = 0
+        self.reasons: Counter[str] = Counter()
+        self.examples: dict[str, list[str]] = {}
+
+    @property
+    def bad(self) -> int:
+        return self.reasons.total()
+
+    def ok(self) -> None:
+        self.good += 1
+
+    def add(self, reason: str, place: str) -> None:
+        """Count a bad one. Raises LoupeError where they are more than `share` of all."""
+        self.reasons[reason] += 1
+        examples = self.examples.setdefault(reason, [])
+        if len(examples) < 3:
+            examples.append(place)
+        seen = self.good + self.bad
+        if seen >= self.least and self.bad > self.share * seen:
+            most, times = self.reasons.most_common(1)[0]
+            raise LoupeError(
+                f"{self.bad} of {seen} samples are bad, more than bad_share={self.share:g} allows; "
+                f"{times} of them: {most} ({self.examples[most][0]})"
+            )
+
+    @contextmanager
+    def row(self, place: str) -> Iterator[None]:
+        """Around what makes one sample: its errors are counted, not raised."""
+        try:
+            yield
+        except LoupeError as error:
+            self.add(str(error), place)
+        except KeyError as key:
+            self.add(f"{key} is missing", place)
+        except (TypeError, ValueError, IndexError, AttributeError):
+            self.add("it is not written as its format says", place)

@@ -1,0 +1,65 @@
+"""Every data format by name, and the one way to read any of them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from qformer.contracts import LoupeError
+from train.data import coco, dialogues, folder, questions, shapes, streams
+from train.data.sample import Sample, Tally, check
+from train.data.source import DataConfig
+
+READERS: dict[str, Callable[[DataConfig, Tally], Iterator[Sample]]] = {
+    "folder": folder.read_folder,
+    "coco-captions": coco.read_captions,
+    "coco-instances": coco.read_instances,
+    "lvis": coco.read_instances,
+    "refcoco": coco.read_refcoco,
+    "vqav2": questions.read_vqa,
+    "ok-vqa": questions.read_vqa,
+    "a-okvqa": questions.read_aokvqa,
+    "gqa": questions.read_gqa,
+    "vg-qa": questions.read_genome_qa,
+    "vg-regions": dialogues.read_genome_regions,
+    "osprey": dialogues.read_osprey,
+    "llava": dialogues.read_llava,
+    "easy-vqa": questions.read_easy_vqa,
+    "shapes": questions.read_shapes,
+    "shapes-relabelled": shapes.read_relabelled,
+    "nlvr": questions.read_nlvr,
+    "shapeworld": questions.read_shapeworld,
+    "parquet": streams.read_parquet,
+    "webdataset": streams.read_tars,
+}
+STREAMED = ("parquet", "webdataset")  # pictures come with the samples: never all in memory
+
+
+def read(config: DataConfig, tally: Tally | None = None) -> Iterator[Sample]:
+    """The good samples of a data set, in its own order; the bad ones are counted in `tally`.
+
+    Raises LoupeError for files that are missing or of another format, and where `tally` says that
+    too many samples are bad.
+    """
+    if config.format not in READERS:
+        close = difflib.get_close_matches(config.format, READERS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(READERS)}"
+        raise LoupeError(f"unknown data format {config.format!r}; {hint}")
+    tally = Tally() if tally is None else tally
+    return islice(_checked(config, tally), config.limit or None)
+
+
+def _checked(config: DataConfig, tally: Tally) -> Iterator[Sample]:
+    try:
+        for sample in READERS[config.format](config, tally):
+            if not config.holds(sample.picture.key):
+                continue
+            with tally.row(sample.id):
+                good = check(sample)
+                tally.ok()
+                yield good
+    except (KeyError, TypeError, AttributeError, IndexError):
+        raise LoupeError(
+            f"{config.path} is not written as {config.format} files are: check format and path"
+        ) from None
