@@ -22,11 +22,10 @@ import numpy as np
 from adapters.draw import displayed, snapshot
 from adapters.published import PRESETS
 from demo.regions import Mark, Regions
-from demo.talk import Entry, Talk
+from demo.talk import Talk
 from qformer.assistant import Assistant
 from qformer.contracts import Decoding, ImageError, LoupeError, QuestionError
 from qformer.prompt import Composer
-from qformer.regions import Region
 from qformer.view import View
 
 MAX_PICTURES = 8  # of one visitor at a time

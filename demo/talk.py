@@ -84,9 +84,9 @@ class Talk:
         for question, answer in zip(self.entries, self.entries[1:], strict=False):
             if question is until:
                 return
-            if (question.role, answer.role) == ("question", "answer") and not answer.rows:
-                if answer.state in REMEMBERED:
-                    yield question, answer
+            is_turn = (question.role, answer.role) == ("question", "answer") and not answer.rows
+            if is_turn and answer.state in REMEMBERED:
+                yield question, answer
 
     def conversation(self) -> Conversation:
         """As the model remembers the transcript."""

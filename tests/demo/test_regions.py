@@ -151,7 +151,17 @@ def test_undo_is_bounded_by_the_pixels_it_holds(regions, monkeypatch):
         lambda r: r.rename(7, "a"),
         lambda r: r.pick(0),
     ],
-    ids="outside nan no-area exclude-from-nothing refine delete choose rename pick".split(),
+    ids=[
+        "outside",
+        "nan",
+        "no-area",
+        "exclude-from-nothing",
+        "refine",
+        "delete",
+        "choose",
+        "rename",
+        "pick",
+    ],
 )
 def test_bad_pointing_is_a_region_error_and_changes_nothing(regions, act):
     with pytest.raises(RegionError):
