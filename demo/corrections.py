@@ -22,8 +22,8 @@ from typing import Any
 from PIL import Image
 
 from adapters.draw import encode_rle
+from demo.picture import Picture
 from demo.regions import Mark
-from demo.session import Picture
 from demo.talk import Entry
 from qformer.contracts import LoupeError
 from qformer.regions import Region

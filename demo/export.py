@@ -18,8 +18,9 @@ from PIL import Image
 from adapters import draw
 from adapters.images import load_image
 from demo.events import MAX_ANSWER, MAX_QUESTION
+from demo.picture import Picture
 from demo.regions import MAX_LABEL, MAX_REGIONS
-from demo.session import MAX_PICTURES, Picture, Session
+from demo.session import MAX_PICTURES, Session
 from demo.talk import MAX_ENTRIES, Entry
 from qformer.contracts import LoupeError, QuestionError
 from qformer.regions import Region

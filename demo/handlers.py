@@ -18,8 +18,9 @@ from adapters.images import load_image
 from demo import events, export, gallery, page
 from demo.corrections import Corrections
 from demo.models import Loader
+from demo.picture import Settings
 from demo.regions import Mark
-from demo.session import Session, Sessions, Settings
+from demo.session import Session, Sessions
 from qformer.contracts import LoupeError, QuestionError, RegionError
 
 KEY = re.compile(r"[\w-]{16,64}")

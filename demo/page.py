@@ -15,8 +15,9 @@ import numpy as np
 from PIL import Image
 
 from adapters import draw
+from demo.picture import Picture
 from demo.regions import MAX_REGIONS, Mark
-from demo.session import Picture, Session
+from demo.session import Session
 from demo.talk import Entry
 from qformer.assistant import Assistant, Suggestions
 

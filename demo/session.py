@@ -9,81 +9,29 @@ import dataclasses
 import itertools
 import logging
 import math
-import queue
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from adapters.draw import displayed, snapshot
-from adapters.published import PRESETS
+from adapters.draw import displayed
+from demo.finding import distinct, search, without_twins
+from demo.picture import SMALL, Picture, Settings
 from demo.regions import Mark, Regions
 from demo.talk import Talk
 from qformer.assistant import Assistant
-from qformer.contracts import Decoding, ImageError, LoupeError, QuestionError
-from qformer.prompt import Composer
-from qformer.view import View
+from qformer.contracts import Decoding, ImageError, LoupeError, QuestionError, RegionError
+from qformer.proposals import Proposal
 
 MAX_PICTURES = 8  # of one visitor at a time
 WARM_PICTURES = 2  # those used last keep what is computed once; the others compute it again
-SMALL = 320  # pixels of the longest side of a snapshot
 DESCRIBED = 24  # regions that "describe everything" names
 CHOOSE = "loupe chat --model FOLDER"
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a visitor wants answers; None: as the model's own checkpoint says. threshold: an answer
-    the model is less certain of is withheld. save: corrections may be kept as training data."""
-
-    preset: str | None = None
-    composer: Composer | None = None
-    max_new_tokens: int | None = None
-    beams: int | None = None
-    temperature: float | None = None
-    threshold: float = 0.0
-    save: bool = False
-
-    def decoding(self, own: Decoding) -> Decoding:
-        """Raises LoupeError where two settings exclude each other."""
-        base = PRESETS[self.preset] if self.preset else own
-        names = ("max_new_tokens", "beams", "temperature")
-        changes = {name: value for name in names if (value := getattr(self, name)) is not None}
-        if "max_new_tokens" in changes:  # a shorter answer than the preset's shortest is meant
-            changes["min_new_tokens"] = min(base.min_new_tokens, changes["max_new_tokens"])
-        return dataclasses.replace(base, **changes)
-
-
-@dataclass
-class Picture:
-    """An opened picture: read once, its regions and the talk about it."""
-
-    serial: int  # the first picture of a session is 1
-    title: str
-    image: Any  # uint8 tensor (height, width, 3)
-    source: bytes | None  # the file it came from
-    view: View
-    regions: Regions
-    talk: Talk
-    small: np.ndarray  # for snapshots
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(width, height) in pixels."""
-        return self.image.shape[1], self.image.shape[0]
-
-    def snapshot(self, marks: list[Mark]) -> str:
-        """These regions as they are now, a data URI; "" for none."""
-        return self.drawn([(mark.number, mark.region.region_mask.cpu().numpy()) for mark in marks])
-
-    def drawn(self, areas: list[tuple[int, np.ndarray]]) -> str:
-        return snapshot(self.small, areas, SMALL) if areas else ""
 
 
 class TokenBucket:
@@ -165,7 +113,7 @@ class Session:
             picture.talk.drop_caches()
 
     def picture(self) -> Picture:
-        """The one that is shown, read by the model of now. Raises ImageError where there is none."""
+        """The one that is shown, read by today's model. Raises ImageError where there is none."""
         if self.current is None:
             raise ImageError("there is no picture yet: choose one first")
         picture = self.pictures[self.current]
@@ -329,11 +277,14 @@ class Session:
         with self.lock:
             picture, stop = self.picture(), self._begin()
         try:
-            found = yield from self._found(picture, stop)
+            found = without_twins((yield from self._search(picture, stop)))
             with self.lock:
                 picture.regions.candidates = found
                 self.version += 1
+            if not found:
+                raise RegionError("the segmenter found nothing by itself: click on a thing")
         finally:
+            stop.set()  # the search, if it still goes on
             self._end(stop)
 
     def describe(self) -> Iterator[None]:
@@ -345,9 +296,7 @@ class Session:
             answer = talk.add("answer", "", state="writing")
         try:
             yield
-            whole = picture.size[0] * picture.size[1]
-            found = yield from self._found(picture, stop)
-            found = [one for one in found if one.area < 0.9 * whole]  # no backgrounds
+            found = distinct((yield from self._search(picture, stop)))
             with self.lock, regions.grouped():
                 chosen = found[: min(DESCRIBED, regions.free)]
                 marks = [regions.add(one.region_mask, score=one.score) for one in chosen]
@@ -374,33 +323,16 @@ class Session:
             stop.set()
             self._end(stop)
 
-    def _found(self, picture: Picture, stop: threading.Event) -> Generator[None, None, list[Any]]:
-        """The segmenter's proposals for the whole picture; yields whenever it has got on."""
-        steps: queue.Queue = queue.Queue()
+    def _search(
+        self, picture: Picture, stop: threading.Event
+    ) -> Generator[None, None, list[Proposal]]:
+        def report(done: int, total: int) -> None:
+            self.progress = ("looking", done, total)
 
-        def work() -> None:
-            try:
-                found = picture.view.everything(
-                    progress=lambda done, total: steps.put((done, total)), cancel=stop.is_set
-                )
-                steps.put(found)
-            except BaseException as error:
-                steps.put(error)
-
-        self.progress = ("looking", 0, 1)
-        threading.Thread(target=work, daemon=True).start()
         try:
-            while True:
-                yield
-                step = steps.get()
-                if isinstance(step, BaseException):
-                    raise step
-                if isinstance(step, list):
-                    return step
-                self.progress = ("looking", *step)
+            return (yield from search(picture.view, stop, report))
         finally:
-            if self.progress is not None and self.progress[0] == "looking":
-                self.progress = None
+            self.progress = None
 
     # Evidence
 
