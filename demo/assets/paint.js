@@ -181,7 +181,7 @@ const regionAt = (place) => (shown ? smallest(shapes, place) : null);
 // Evidence -----------------------------------------------------------------------------------
 
 function showEvidence(found) {
-  look = { ...found, chosen: 0, heat: found.maps.map(heat) };
+  look = { ...found, chosen: found.maps.length - 1, heat: found.maps.map(heat) };
   emit('looked', found);
   refreshLook();
   draw();
@@ -194,7 +194,7 @@ function heat({ rows, columns, levels }) {
   const image = new ImageData(columns, rows);
   [...atob(levels)].forEach((letter, index) => {
     const level = letter.charCodeAt(0) / 255;
-    image.data.set([255, 90 + 140 * level, 20, 235 * Math.sqrt(level)], 4 * index);
+    image.data.set([255, 90 + 140 * level, 20, 235 * level], 4 * index);
   });
   sheet.getContext('2d').putImageData(image, 0, 0);
   return sheet;
