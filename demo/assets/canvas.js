@@ -171,7 +171,7 @@ function save({ name, type, text, base64 }) {
 
 function setTool(name) {
   tool = name;
-  canvas.dataset.tool = name;
+  canvas.dataset.pointing = name;
   for (const button of root.querySelectorAll('[data-tool]')) button.setAttribute('aria-pressed', button.dataset.tool === name);
   find('.lc-brush').hidden = name !== 'brush';
   aimed = null;

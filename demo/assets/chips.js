@@ -23,8 +23,18 @@ function refresh() {
   draw();
 }
 
+let pressed = null; // the chip pressed last, and whether it was asked about before
+
 function refreshChips() {
   const chips = find('.lc-chips');
+  // The first press of two has put a new chip under the pointer: look there.
+  chips.ondblclick = (event) => {
+    const chip = document.elementFromPoint(event.clientX, event.clientY)?.closest('.lc-chip');
+    const number = Number(chip?.dataset.region);
+    if (!pressed || pressed.number !== number) return;
+    send({ op: 'choose', region: number, asked: pressed.asked });
+    rename(number);
+  };
   const focused = document.activeElement && document.activeElement.dataset.key;
   if (chips.querySelector('input')) return; // a name is being typed
   chips.replaceChildren(...scene.regions.map(chip));
@@ -44,8 +54,11 @@ function chip(region) {
   press.setAttribute('aria-pressed', region.asked);
   press.title = (region.asked ? 'Asked about: press to leave it out' : 'Press to ask about it') + '. Double click or F2 renames.';
   press.append(make('i', '', number), make('span', '', name));
-  press.onclick = (event) => { if (event.detail < 2) send({ op: 'choose', region: number, asked: !region.asked }); };
-  press.ondblclick = () => rename(number);
+  press.onclick = (event) => {
+    if (event.detail > 1) return;
+    pressed = { number, asked: region.asked };
+    send({ op: 'choose', region: number, asked: !region.asked });
+  };
   press.onkeydown = (event) => {
     if (event.key === 'F2') rename(number);
     if (event.key === 'Delete') send({ op: 'delete', region: number });
@@ -88,8 +101,9 @@ function rename(number) {
   input.onblur = () => finish(true);
   input.onkeydown = (event) => {
     event.stopPropagation();
-    if (event.key === 'Enter') finish(true);
-    if (event.key === 'Escape') finish(false);
+    if (event.key !== 'Enter' && event.key !== 'Escape') return;
+    event.preventDefault(); // the chip that gets the focus shall not take it for a press
+    finish(event.key === 'Enter');
   };
   place.replaceWith(input);
   input.select();
