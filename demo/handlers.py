@@ -32,11 +32,12 @@ Changed = tuple[Collection[Mark], dict[str, Any]]  # regions to send, and what e
 
 
 class Chat:
-    """The handlers, over the sessions. saves: where corrections may be kept."""
+    """The handlers, over the sessions. saves: where corrections may be kept. visitors: as many are
+    remembered."""
 
-    def __init__(self, loader: Loader, title: str, saves: Path | None = None):
+    def __init__(self, loader: Loader, title: str, saves: Path | None = None, visitors: int = 64):
         self.loader, self.title = loader, title
-        self.sessions = Sessions(loader.wait)
+        self.sessions = Sessions(loader.wait, visitors)
         self.examples = gallery.examples()
         self.corrections = None if saves is None else Corrections(saves)
 

@@ -42,15 +42,15 @@ def visit(browser, port) -> Iterator:
     """visit(build) -> a Visitor at a chat on that assistant; visit() another at the same chat."""
     from visitor import Visitor
 
-    from demo.app import launch
+    from demo.serve.server import launch
 
     opened, urls = [], []
 
     def start(build=None, saves=None, **window) -> Visitor:
         if build is not None:
-            blocks = launch(build, port=port, saves=saves)
-            opened.append(blocks)
-            urls.append(blocks.local_url)
+            server = launch(build, port=port, saves=saves)
+            opened.append(server)
+            urls.append(server.local_url)
         visitor = Visitor(browser, urls[-1], **window)
         opened.append(visitor.context)
         return visitor

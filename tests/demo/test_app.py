@@ -1,26 +1,10 @@
 import re
-import urllib.request
 
-import pytest
 from PIL import Image
 
 from adapters import draw
 from demo import gallery
-from demo.app import ASSETS, launch
-from qformer.contracts import LoupeError
-
-
-def test_the_page_may_load_nothing_from_elsewhere_and_a_taken_port_is_said(tiny_assistant, port):
-    blocks = launch(lambda: tiny_assistant, port=port)
-    try:
-        with urllib.request.urlopen(blocks.local_url) as answer:
-            policy = answer.headers["content-security-policy"]
-        assert "default-src 'self'" in policy
-        assert "http" not in policy
-        with pytest.raises(LoupeError, match="choose another --port"):
-            launch(lambda: tiny_assistant, port=port)
-    finally:
-        blocks.close()
+from demo.app import ASSETS
 
 
 def test_the_templates_hold_nothing_that_would_run():
