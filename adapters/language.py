@@ -60,6 +60,10 @@ class HuggingFaceLanguageModel(Frozen):
     def embed(self, input_ids: Tensor) -> Tensor:
         return self.model.get_input_embeddings()(input_ids.to(self.device))
 
+    def whole(self, inputs_embeds: Tensor) -> Tensor:
+        """A prompt (n, width) as the model itself is given it, whatever it wants added."""
+        return inputs_embeds.to(self.device, self.dtype)
+
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids)
 

@@ -282,17 +282,20 @@ class View:
         language = self.assistant.language
         ids = torch.cat([language.tokenize(answer).cpu(), torch.tensor([language.eos_id])])
 
-        def prompt(asked: Sequence[Region]) -> Tensor:
-            plan = self.converse().plan(question, asked)
-            return assemble(language, plan.pieces, self.soft_tokens(plan.sources, plan.instruction))
-
         told, bare = (
-            language.loss([prompt(asked)], [ids.to(self.assistant.device)])
+            language.loss([self.prompt_embeds(question, asked)], [ids.to(self.assistant.device)])
             for asked in (self.check(regions), ())
         )
         return float(bare - told)
 
     # What the Q-Former and the language model are given
+
+    @torch.no_grad()
+    def prompt_embeds(self, question: str, regions: Sequence[Region] = ()) -> Tensor:
+        """What the language model reads of one question, (n, language width)."""
+        plan = self.converse().plan(question, regions)
+        soft_tokens = self.soft_tokens(plan.sources, plan.instruction)
+        return assemble(self.assistant.language, plan.pieces, soft_tokens)
 
     def instruction(
         self, question: str, regions: Sequence[Region], previous: str | None

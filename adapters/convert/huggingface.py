@@ -168,8 +168,9 @@ def _housed(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The bridge's weights by the class's names, and, by ours, those it has no place for."""
     weights, beside = {}, {}
+    instruct = form == PUBLISHED["instructblip"]
     for name, value in model.weights.items():
-        spelled, _ = to_huggingface({name: value}, instruct=model.config.bridge.instruct)
+        spelled, _ = to_huggingface({name: value}, instruct)
         theirs = next(iter(spelled), "").removeprefix("qformer." if form == BARE_CLASS else "")
         if theirs in wanted and wanted[theirs].shape == value.shape:
             weights[theirs] = value

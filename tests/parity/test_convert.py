@@ -13,7 +13,8 @@ from test_published import QUERIES, QUESTION, bert, make
 
 from adapters.build import build, build_ranker
 from adapters.convert import convert, vision_names
-from qformer.contracts import Decoding
+from demo import cli
+from qformer.contracts import CheckpointError, Decoding
 
 transformers = pytest.importorskip("transformers")
 
@@ -221,3 +222,76 @@ def test_a_vit_l_file_keeps_its_clip(stage1, words, tiny_folder, tmp_path):
     convert(tmp_path / "loupe", tmp_path / "back.pth", "lavis")
     back = torch.load(tmp_path / "back.pth")["model"]
     assert all(torch.equal(back[f"visual_encoder.{name}"], value) for name, value in visual.items())
+
+
+def test_the_commands_convert_and_export(tmp_path, image, capsys):
+    folder, _ = make("blip2", "opt", tmp_path)
+    assert cli.main(["convert", str(folder), str(tmp_path / "loupe"), "--to", "loupe"]) == 0
+    assert "a Loupe checkpoint" in capsys.readouterr().out
+    words = ["export", str(tmp_path / "hf"), "--to", "hf", "--model", str(tmp_path / "loupe")]
+    assert cli.main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["form"], told["homeless"]) == ("Blip2ForConditionalGeneration", [])
+    assert build(tmp_path / "hf").encode(image).ask(QUESTION)
+    assert cli.main([*words]) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", KINDS, ids="-".join)
+def test_a_prompt_in_embeddings_is_answered_by_the_bare_language_model(
+    kind, tmp_path, image, capsys
+):
+    from PIL import Image
+
+    folder, model = make(*kind, tmp_path)
+    Image.fromarray(image.numpy()).save(tmp_path / "scene.png")
+    mask = torch.zeros(image.shape[:2], dtype=torch.bool)
+    mask[5:30, 5:30] = True
+    Image.fromarray(mask.numpy()).save(tmp_path / "mask.png")
+    file = tmp_path / "prompt.safetensors"
+    words = ["export", str(file), "--prompt-embeds", str(tmp_path / "scene.png"), QUESTION]
+    assert cli.main([*words, "--mask", str(tmp_path / "mask.png"), "--model", str(folder)]) == 0
+    embeds = load_file(file)["prompt_embeds"]
+    assistant = build(folder)
+    assert embeds.shape[1] == assistant.language.width
+    written = (
+        model.language_model.float()
+        .eval()
+        .generate(inputs_embeds=embeds[None].float(), do_sample=False, max_new_tokens=7)[0]
+        .tolist()
+    )
+    view = assistant.encode(image)
+    answer = view.ask(QUESTION, [view.region(mask)], Decoding(max_new_tokens=7))
+    assert assistant.language.decode(written).strip() == answer
+    assert view.ask(QUESTION, [], Decoding(max_new_tokens=7)) != answer or kind[1] == "llama"
+
+
+def test_what_cannot_be_converted_says_why(stage1, files, tiny_folder, tmp_path):
+    def refused(match, *arguments, **options):
+        with pytest.raises(CheckpointError, match=match) as error:
+            convert(*arguments, **options)
+        assert "\n" not in str(error.value)
+        assert not (tmp_path / "new").exists()
+
+    new = tmp_path / "new"
+    refused("does not hold the tokenizer .*--tokenizer", stage1, new, "loupe")
+    refused("does not hold the language model", files / "stage2.pth", new, "hf",
+            vision=files / "vision")  # fmt: skip
+    refused("is no model that can be converted", tiny_folder("vit"), new, "hf")
+    refused("names its own parts", tiny_folder("loupe"), new, "hf", vision="x/y")
+    refused("let its name end in .pth", tiny_folder("loupe"), new, "lavis")
+    weights = torch.load(stage1)["model"]
+    torch.save({"model": weights | {"stray": torch.ones(1)}}, tmp_path / "odd.pth")
+    refused("1 weights Loupe does not know: stray", tmp_path / "odd.pth", new, "loupe")
+
+
+def test_a_model_of_another_encoder_gives_its_qformer_alone(tiny_folder, tmp_path):
+    report = convert(tiny_folder("loupe"), tmp_path / "hf", "hf")
+    assert report.form == "Blip2QFormerModel"
+    assert any("the Q-Former alone" in remark for remark in report.remarks)
+    _, told = transformers.Blip2QFormerModel.from_pretrained(
+        tmp_path / "hf", output_loading_info=True
+    )
+    assert not any(told.values())
+    convert(tmp_path / "hf", tmp_path / "again", "loupe")
+    same(weights_of(tiny_folder("loupe")), weights_of(tmp_path / "again"))
