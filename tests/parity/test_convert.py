@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from test_golden_stage1 import GOLDEN
-from test_published import QUERIES, QUESTION, bert, make
+from whole import QUERIES, QUESTION, bert, make
 
 from adapters.build import build, build_ranker
 from adapters.convert import convert, vision_names
