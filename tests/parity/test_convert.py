@@ -87,7 +87,8 @@ def test_a_stage1_file_scores_the_same_in_every_form(stage1, words, tmp_path):
     pairs = zip(ours.rank(images, "red"), theirs.rank(images, "red"), strict=True)
     for one, other in pairs:
         assert (one.index, one.score) == (other.index, pytest.approx(other.score, abs=1e-5))
-    model = transformers.Blip2ForImageTextRetrieval.from_pretrained(tmp_path / "hf").eval().float()
+    opened = transformers.Blip2ForImageTextRetrieval.from_pretrained
+    model = opened(tmp_path / "hf", dtype=torch.float32).eval()
     read = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")("red", return_tensors="pt")
     pixels = theirs.vision.preprocess(images[0])[None]
     with torch.no_grad():
