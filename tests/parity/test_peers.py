@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 from PIL import Image
-from test_published import bert, make
+from whole import bert, make
 
 from adapters.peers import PEERS, open_peer
 from adapters.peers.sentences import SentenceEncoder
