@@ -39,6 +39,43 @@ def write(
         logits = step(torch.tensor([token], device=logits.device))
 
 
+def write_together(
+    logits: Tensor,
+    step: Step,
+    select: Callable[[Tensor], None],
+    decoding: Decoding,
+    stop_ids: Collection[int],
+    room: Sequence[int],
+) -> list[list[int]]:
+    """Greedy or sampled ids of several answers at once, stopping ids left out.
+
+    logits: (rows, vocabulary) after each prompt. select: as for `search`; an answer that has ended
+    leaves the batch. room: the most new ids of each row.
+    """
+    texts: list[list[int]] = [[] for _ in room]
+    writing = list(range(len(room)))
+    while True:
+        scores = _adjust(logits.float(), [texts[row] for row in writing], decoding, stop_ids)
+        if decoding.temperature > 0:
+            tokens = torch.multinomial(F.softmax(scores / decoding.temperature, -1), 1)[:, 0]
+        else:
+            tokens = scores.argmax(-1)
+        kept = []
+        for place, (row, token) in enumerate(zip(writing, tokens.tolist(), strict=True)):
+            if token in stop_ids:
+                continue
+            texts[row].append(token)
+            if len(texts[row]) < min(room[row], decoding.max_new_tokens):
+                kept.append(place)
+        if not kept:
+            return texts
+        if len(kept) < len(writing):
+            places = torch.tensor(kept, device=logits.device)
+            select(places)
+            tokens, writing = tokens[places], [writing[place] for place in kept]
+        logits = step(tokens)
+
+
 def search(
     logits: Tensor,
     step: Step,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from adapters.decoding import search, write
+from adapters.decoding import search, write, write_together
 from adapters.language import HuggingFaceLanguageModel
 from adapters.tokenizer import Tokenizer
 from qformer.contracts import Decoding, QuestionError
@@ -52,18 +52,54 @@ class DecoderLanguageModel(HuggingFaceLanguageModel):
     ) -> Iterator[int]:
         """See qformer's LanguageModel. Raises QuestionError if the context leaves no room."""
         prefix = prefix if prefix is not None else self.new_prefix()
-        room = self.context - len(prefix) - len(inputs_embeds)
-        if room < 1:
-            raise QuestionError(
-                f"the conversation is {len(prefix) + len(inputs_embeds)} tokens long and the "
-                f"language model reads {self.context}: ask a shorter question or start anew"
-            )
+        room = self._room(len(prefix) + len(inputs_embeds))
         most = min(decoding.max_new_tokens, room)
         decoding = replace(
             decoding, max_new_tokens=most, min_new_tokens=min(decoding.min_new_tokens, most)
         )
         stops = {*self.stop_ids} | ({answer_stop} if answer_stop is not None else set())
         return self._generate(inputs_embeds, decoding, prefix, stops)
+
+    def _room(self, length: int) -> int:
+        """How many tokens may follow `length`. Raises QuestionError if none."""
+        if length >= self.context:
+            raise QuestionError(
+                f"the conversation is {length} tokens long and the "
+                f"language model reads {self.context}: ask a shorter question or start anew"
+            )
+        return self.context - length
+
+    @torch.no_grad()
+    def _write_together(self, prompts: Sequence[Tensor], decoding: Decoding) -> list[list[int]]:
+        """Prompts end together: padding stands before them, unseen, and takes no position."""
+        room = [self._room(len(prompt)) for prompt in prompts]
+        longest = max(len(prompt) for prompt in prompts)
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+        inputs_embeds = pad_sequence(
+            [prompt.to(self.device, self.dtype).flip(0) for prompt in prompts], batch_first=True
+        ).flip(1)  # (rows, longest, width)
+        position = torch.arange(longest, device=self.device)
+        cache = self.new_prefix().cache
+        state = _Batch((position >= longest - lengths[:, None]).long(), cache)
+
+        def read(embeds: Tensor) -> Tensor:
+            shown = state.attention_mask
+            places = (shown.cumsum(1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
+            return self.model(
+                inputs_embeds=embeds,
+                attention_mask=shown,
+                position_ids=places,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
+
+        def step(tokens: Tensor) -> Tensor:
+            state.grow()
+            return read(self.embed(tokens)[:, None])
+
+        stops = set(self.stop_ids)
+        return write_together(read(inputs_embeds), step, state.select, decoding, stops, room)
 
     def _generate(
         self, inputs_embeds: Tensor, decoding: Decoding, prefix: Prefix, stops: set[int]
@@ -127,6 +163,22 @@ class DecoderLanguageModel(HuggingFaceLanguageModel):
             [torch.arange(n) + len(p) - 1 - first for p, n in zip(prompts, sizes, strict=True)]
         )
         return list(logits[row.to(self.device), place.to(self.device)].split(sizes))
+
+
+class _Batch:
+    """Rows written side by side: which positions each may see, and the cache of all."""
+
+    def __init__(self, attention_mask: Tensor, cache: Any) -> None:
+        self.attention_mask, self.cache = attention_mask, cache
+
+    def grow(self) -> None:
+        """Every row gets one more position, which it sees."""
+        one = self.attention_mask.new_ones(len(self.attention_mask), 1)
+        self.attention_mask = torch.cat([self.attention_mask, one], dim=1)
+
+    def select(self, rows: Tensor) -> None:
+        self.attention_mask = self.attention_mask[rows]
+        self.cache.reorder_cache(rows)
 
 
 def _fork(cache: Any) -> Any:

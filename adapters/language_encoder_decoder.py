@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from adapters.decoding import search, write
+from adapters.decoding import search, write, write_together
 from adapters.language import HuggingFaceLanguageModel
 from adapters.tokenizer import Tokenizer
 from qformer.contracts import CheckpointError, Decoding, QuestionError
+
+T5_OVERFLOWS = "the language model is a T5, which overflows in float16: use bfloat16 or float32"
 
 
 class EncoderDecoderLanguageModel(HuggingFaceLanguageModel):
@@ -22,9 +24,7 @@ class EncoderDecoderLanguageModel(HuggingFaceLanguageModel):
 
     def __init__(self, model: Any, tokenizer: Tokenizer) -> None:
         if model.dtype == torch.float16:
-            raise CheckpointError(
-                "the language model is a T5, which overflows in float16: use bfloat16 or float32"
-            )
+            raise CheckpointError(T5_OVERFLOWS)
         # n_positions is what T5 was trained on
         super().__init__(model, tokenizer, getattr(model.config, "n_positions", 512))
         self.decoder_start_id: int = model.config.decoder_start_token_id
@@ -41,13 +41,50 @@ class EncoderDecoderLanguageModel(HuggingFaceLanguageModel):
         answer_stop: int | None = None,
     ) -> Iterator[int]:
         """See qformer's LanguageModel. Raises QuestionError if the text exceeds the context."""
+        self._check(inputs_embeds)
+        stops = {*self.stop_ids} | ({answer_stop} if answer_stop is not None else set())
+        return self._generate(inputs_embeds, decoding, stops)
+
+    def _check(self, inputs_embeds: Tensor) -> None:
         if len(inputs_embeds) >= self.context:  # the closing </s> takes one more
             raise QuestionError(
                 f"the conversation is {len(inputs_embeds)} tokens long and the language model "
                 f"reads {self.context - 1}: ask a shorter question or start anew"
             )
-        stops = {*self.stop_ids} | ({answer_stop} if answer_stop is not None else set())
-        return self._generate(inputs_embeds, decoding, stops)
+
+    @torch.no_grad()
+    def _write_together(self, prompts: Sequence[Tensor], decoding: Decoding) -> list[list[int]]:
+        from transformers import DynamicCache, EncoderDecoderCache
+
+        for prompt in prompts:
+            self._check(prompt)
+        inputs_embeds, attention_mask = self._padded(prompts)
+        memory = self.model.get_encoder()(
+            inputs_embeds=inputs_embeds, attention_mask=attention_mask
+        ).last_hidden_state
+        state = _Batch(memory, attention_mask, EncoderDecoderCache(DynamicCache(), DynamicCache()))
+
+        def step(tokens: Tensor) -> Tensor:
+            return self.model(
+                encoder_outputs=(state.memory,),
+                attention_mask=state.attention_mask,
+                decoder_input_ids=tokens[:, None],
+                past_key_values=state.cache,
+                use_cache=True,
+            ).logits[:, -1]
+
+        start = torch.full((len(prompts),), self.decoder_start_id, device=self.device)
+        room = [decoding.max_new_tokens] * len(prompts)
+        stops = set(self.stop_ids)
+        return write_together(step(start), step, state.select, decoding, stops, room)
+
+    def _padded(self, prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The encoder's inputs_embeds (batch, longest, width) and their attention_mask."""
+        sequences = [self._closed(prompt) for prompt in prompts]
+        lengths = torch.tensor([len(s) for s in sequences], device=self.device)
+        inputs_embeds = pad_sequence(sequences, batch_first=True)
+        position = torch.arange(inputs_embeds.shape[1], device=self.device)
+        return inputs_embeds, (position < lengths[:, None]).long()
 
     def _generate(
         self, inputs_embeds: Tensor, decoding: Decoding, stops: set[int]
@@ -76,16 +113,12 @@ class EncoderDecoderLanguageModel(HuggingFaceLanguageModel):
         yield from (token for token in ids if token not in stops)
 
     def answer_logits(self, prompts: Sequence[Tensor], answers: Sequence[Tensor]) -> list[Tensor]:
-        sequences = [self._closed(prompt) for prompt in prompts]
-        lengths = torch.tensor([len(s) for s in sequences], device=self.device)
-        inputs_embeds = pad_sequence(sequences, batch_first=True)  # (batch, longest, width)
+        inputs_embeds, attention_mask = self._padded(prompts)
         start = torch.tensor([self.decoder_start_id])
         read = [torch.cat([start.to(answer), answer[:-1]]) for answer in answers]
         logits = self.model(
             inputs_embeds=inputs_embeds,
-            attention_mask=(
-                torch.arange(inputs_embeds.shape[1], device=self.device) < lengths[:, None]
-            ).long(),
+            attention_mask=attention_mask,
             # Padding stands behind the answer, where a causal decoder does not see it.
             decoder_input_ids=pad_sequence(read, batch_first=True).to(self.device),
             use_cache=False,
@@ -96,3 +129,14 @@ class EncoderDecoderLanguageModel(HuggingFaceLanguageModel):
         """T5's encoder reads its text up to a closing </s>."""
         close = self.embed(torch.tensor([self.eos_id]))
         return torch.cat([inputs_embeds.to(self.device, self.dtype), close])
+
+
+class _Batch:
+    """Answers written side by side: the encoded texts they read, and the cache of all."""
+
+    def __init__(self, memory: Tensor, attention_mask: Tensor, cache: Any) -> None:
+        self.memory, self.attention_mask, self.cache = memory, attention_mask, cache
+
+    def select(self, rows: Tensor) -> None:
+        self.memory, self.attention_mask = self.memory[rows], self.attention_mask[rows]
+        self.cache.reorder_cache(rows)

@@ -129,6 +129,10 @@ class LanguageModel(Protocol):
         """
         ...
 
+    def generate_together(self, prompts: Sequence[Tensor], decoding: Decoding) -> list[list[int]]:
+        """The ids `generate` would yield for each prompt (n_i, width), written side by side."""
+        ...
+
     def loss(
         self,
         prompts: Sequence[Tensor],

@@ -6,7 +6,7 @@ Training and answering both go through here, so that they cannot differ.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -59,6 +59,10 @@ class PromptConfig:
                 raise LoupeError(f"prompt {name}={getattr(self, name)!r} needs one {needed}")
         if not self.caption.strip():
             raise LoupeError('prompt caption is empty: give it words, e.g. "a photo of"')
+
+    def for_captions(self) -> PromptConfig:
+        """The words around `caption`, of a picture or of a region alone."""
+        return replace(self, composer="regions", question=self.caption_question)
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,19 @@ class View:
         familiarity = self.assistant.bridge.familiarity
         return familiarity is None or bool(familiarity.distance(self.image_embeds) <= 1)
 
+    @staticmethod
+    @torch.no_grad()
+    def encode_together(views: Sequence[View]) -> None:
+        """Encode the pictures of several Views of one Assistant in one step."""
+        if not views:
+            return
+        image_embeds = views[0]._encode([view.image for view in views])
+        memory = views[0].assistant.bridge.remember(image_embeds)
+        index = torch.arange(len(views), device=image_embeds.device)
+        for view, one, place in zip(views, image_embeds.split(1), index.split(1), strict=True):
+            view._image_embeds = one
+            view._memory = memory.select(place)
+
     @torch.no_grad()
     def _encode(self, images: Sequence[Tensor]) -> Tensor:
         vision, device = self.assistant.vision, self.assistant.device
@@ -220,11 +233,9 @@ class View:
 
         def write(_: list[Source]) -> list[str]:
             prompt = self.assistant.config.prompt
-            plain = dataclasses.replace(
-                prompt, composer="regions", question=prompt.caption_question
-            )
+            conversation = Conversation(self, prompt.for_captions())
             regions = () if region is None else (region,)
-            return ["".join(Conversation(self, plain).ask(prompt.caption, regions, decoding))]
+            return ["".join(conversation.ask(prompt.caption, regions, decoding))]
 
         return write([])[0] if decoding else self._captions.of([region], write)[0]
 
@@ -241,7 +252,7 @@ class View:
         """
         plan = self.converse().plan(question, regions, previous=previous)
         read = list(plan.sources.values())
-        rows = self._rows(read, plan.instruction)
+        rows = self.rows(read, plan.instruction)
         maps = self.assistant.bridge.read(self.memory, rows, return_maps=True).maps or []
         tokens = torch.stack([one.float().mean((1, 2)) for one in maps]).mean(0)  # (N, tokens)
         leading, grid = self.assistant.vision.leading_tokens, self.assistant.vision.grid
@@ -311,13 +322,13 @@ class View:
         bridge = self.assistant.bridge
 
         def make(read: list[Source]) -> Sequence[Tensor]:
-            return bridge.project(bridge.query(self.memory, self._rows(read, instruction))).unbind()
+            return bridge.project(bridge.query(self.memory, self.rows(read, instruction))).unbind()
 
         read = list(sources.values())
         made = self._tokens.of(read, make) if instruction is None else make(read)
         return dict(zip(sources, made, strict=True))
 
-    def _rows(self, read: Sequence[Source], instruction: Instruction | None) -> PassRows:
+    def rows(self, read: Sequence[Source], instruction: Instruction | None) -> PassRows:
         """One pass over this picture for each source."""
         device = self.assistant.device
         rows = PassRows(
