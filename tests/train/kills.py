@@ -9,7 +9,7 @@ import argparse
 import json
 import os
 import random
-import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,29 +17,39 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS, SAVE_EVERY = 400, 5
+SAVE_EVERY = 5
+STEPS = int(os.environ.get("STEPS", "80"))
 
 
-def program(folder: Path, processes: int, port: int) -> list[str]:
-    script = [str(Path(__file__).with_name("slow.py")), str(folder), str(STEPS), str(SAVE_EVERY)]
-    if processes == 1:
-        return [sys.executable, *script]
-    return [
-        sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}",
-        f"--master_port={port}", *script,
-    ]  # fmt: skip
+class Group:
+    """The processes of one run, without a launcher, whose children would outlive it."""
 
+    def __init__(self, folder: Path, processes: int, pause: float) -> None:
+        script = Path(__file__).with_name("slow.py")
+        command = [sys.executable, str(script), str(folder), str(STEPS), str(SAVE_EVERY)]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        together = {
+            "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)
+        }  # fmt: skip
+        own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        self.each = []
+        for rank in range(processes):
+            told = {"RANK": str(rank), "LOCAL_RANK": str(rank), **together} if processes > 1 else {}
+            env = {**os.environ, **own, **told, "PAUSE": str(pause)}
+            self.each.append(subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL))
 
-def start(folder: Path, processes: int, pause: float) -> subprocess.Popen:
-    port = random.SystemRandom().randint(20000, 40000)
-    env = {
-        **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PAUSE": str(pause),
-        "ACCELERATE_USE_CPU": "true",
-    }  # fmt: skip
-    return subprocess.Popen(
-        program(folder, processes, port), env=env, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    def over(self) -> bool:
+        return any(one.poll() is not None for one in self.each)
+
+    def wait(self) -> list[int]:
+        return [one.wait() for one in self.each]
+
+    def kill(self) -> list[int]:
+        for one in self.each:
+            one.kill()
+        return self.wait()
 
 
 def curve(folder: Path) -> dict[int, dict]:
@@ -62,27 +72,22 @@ def survive(kills: int, processes: int, say=print) -> tuple[int, int]:
     curve differs from that of a run nobody killed."""
     with tempfile.TemporaryDirectory() as place:
         whole, killed = Path(place) / "whole", Path(place) / "killed"
-        run = start(whole, processes, 0.0)
-        assert run.wait() == 0, run.stderr.read().decode()
+        assert not any(Group(whole, processes, 0.0).wait()), "the whole run failed"
         hit = lost = 0
         rng = random.Random(0)
         while hit < kills:
-            before = newest(killed)
-            pause = 0.02
-            run = start(killed, processes, pause)
-            first = time.time()
-            while newest(killed) == before and run.poll() is None and time.time() - first < 120:
+            before, pause = newest(killed), 0.02
+            run = Group(killed, processes, pause)
+            while newest(killed) == before and not run.over():
                 time.sleep(0.01)  # until it trains
             time.sleep(rng.random() * 12 * pause)
-            os.killpg(run.pid, signal.SIGKILL)
-            if run.wait() == 0:
-                break
+            if not any(run.kill()):
+                break  # it came to its end
             hit += 1
             reached, kept = max(curve(killed), default=0), newest(killed)
             lost = max(lost, reached - kept)
             say(f"kill {hit}: at step {reached}, goes on from {kept}")
-        run = start(killed, processes, 0.0)
-        assert run.wait() == 0, run.stderr.read().decode()
+        assert not any(Group(killed, processes, 0.0).wait()), "the resumed run failed"
         theirs, ours = curve(whole), curve(killed)
         assert sorted(ours) == list(range(1, STEPS + 1))
         assert ours == theirs, "the curves differ"
