@@ -44,6 +44,26 @@ class HuggingFaceLanguageModel(Frozen):
         model = open_model(source, dtype, revision, part=part, placement=placement)
         return cls(model, open_tokenizer(source, revision))  # type: ignore[call-arg]
 
+    def recompute(self) -> None:
+        """From now on a layer's activations are computed again in the backward pass, not kept
+        (gradient checkpointing, arXiv 1604.06174)."""
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        told = {"use_reentrant": False}
+        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=told)
+        self._recomputed = [
+            one for one in self.model.modules() if isinstance(one, GradientCheckpointingLayer)
+        ]
+        for layer in self._recomputed:
+            if hasattr(layer, "dropout") and isinstance(layer.dropout, float):
+                layer.dropout = 0.0  # a frozen model drops nothing
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for layer in getattr(self, "_recomputed", ()):
+            layer.training = mode  # of the layer alone: it recomputes only where it trains
+        return self
+
     def tokenize(self, text: str) -> Tensor:
         return torch.tensor(self.tokenizer(text), dtype=torch.long, device=self.device)
 
