@@ -7,7 +7,9 @@ import socket
 import threading
 import webbrowser
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -30,10 +32,11 @@ from qformer.contracts import LoupeError
 with lean_import():
     import gradio as gr
 
-from demo import page
-from demo.app import ASSETS, Chat, Loader, build_page, theme
+from demo.app import ASSETS, build_page, theme
+from demo.models import Loader
 
 if TYPE_CHECKING:
+    from demo.handlers import Chat
     from demo.serve.programs import Programs
     from demo.serve.worker import Worker
     from qformer.assistant import Assistant
@@ -103,22 +106,23 @@ def launch(
     limits: Limits | None = None,
     public_url: str | None = None,
     open_browser: bool = False,
+    saves: Path | None = None,
 ) -> Server:
     """Serve the chat at once and load the model meanwhile; returns while it runs.
 
     build: makes the assistant, in a thread. public_url: where others see the chat, behind a proxy.
+    saves: a folder in which visitors may have their corrections kept.
     Raises LoupeError where the port is taken.
     """
     limits, metrics = limits or Limits(), Metrics()
     listening = listen(host, port)
-    model = Model(build, metrics)
-    chat = Chat(model.loader, title)
+    model = Model(build, metrics, title, saves, limits.sessions)
     doors = Late(model.loader, limits, metrics, slug(title))
-    blocks = build_page(chat)
+    blocks = build_page(model.chat, title)
     add_calls(blocks, doors.calls, limits.answers)
     app = mount(blocks, routes(model.loader, doors, metrics), limits, public_url)
     metrics.reading("loupe_ready", "1 once the model is loaded.", lambda: _ready(model.loader))
-    metrics.reading("loupe_sessions", "Visitors remembered.", lambda: len(chat.sessions))
+    metrics.reading("loupe_sessions", "Visitors remembered.", model.visitors)
     gate = Gate(app, limits, metrics, logins, hosts(host, logins, public_url))
     config = uvicorn.Config(
         gate, log_level="warning", access_log=False, server_header=False,
@@ -133,14 +137,33 @@ def launch(
 
 
 class Model:
-    """The assistant and the thread that runs it, both there once the loader has been started."""
+    """The page's handlers, the assistant and the thread that runs it.
 
-    def __init__(self, build: Callable[[], Assistant], metrics: Metrics):
+    None of them is there before the loader has been started: the page does not wait for what they
+    import.
+    """
+
+    def __init__(
+        self, build: Callable[[], Assistant], metrics: Metrics, title: str, saves: Path | None,
+        sessions: int,
+    ):  # fmt: skip
         self._build, self._metrics = build, metrics
+        self._about = (title, saves, sessions)
+        self._chat: Future[Chat] = Future()
         self._worker: Worker | None = None
         self.loader = Loader(self._load)
 
+    def chat(self) -> Chat:
+        """The handlers, once they are there."""
+        return self._chat.result()
+
+    def visitors(self) -> int:
+        return len(self.chat().sessions) if self._chat.done() else 0
+
     def _load(self) -> Assistant:
+        from demo.handlers import Chat
+
+        self._chat.set_result(Chat(self.loader, *self._about))
         assistant = self._build()
         from demo.serve.worker import Worker, take_turns
 
@@ -248,7 +271,7 @@ def mount(
     app = Starlette(routes=beside, lifespan=quiet)
     return gr.mount_gradio_app(
         app, blocks, path="/", max_file_size=limits.upload, theme=theme(),
-        css=(ASSETS / "page.css").read_text() + page.region_css(),
+        css=(ASSETS / "page.css").read_text(),
         ssr_mode=False, footer_links=[], run_history=False, enable_monitoring=False,
         show_error=False, pwa=False, mcp_server=False, root_path=public_url if path else None,
     )  # fmt: skip
