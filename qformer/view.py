@@ -313,12 +313,17 @@ class View:
         earlier dialogue is left out."""
         language = self.assistant.language
         ids = torch.cat([language.tokenize(answer).cpu(), torch.tensor([language.eos_id])])
-        plan = self.converse().plan(question, self.check(regions))
-        soft_tokens = self.soft_tokens(plan.sources, plan.instruction)
-        prompt = assemble(language, plan.pieces, soft_tokens)
+        prompt = self.prompt_embeds(question, self.check(regions))
         return -float(language.loss([prompt], [ids.to(self.assistant.device)]))
 
     # What the Q-Former and the language model are given
+
+    @torch.no_grad()
+    def prompt_embeds(self, question: str, regions: Sequence[Region] = ()) -> Tensor:
+        """What the language model reads of one question, (n, language width)."""
+        plan = self.converse().plan(question, regions)
+        soft_tokens = self.soft_tokens(plan.sources, plan.instruction)
+        return assemble(self.assistant.language, plan.pieces, soft_tokens)
 
     def instruction(
         self, question: str, regions: Sequence[Region], previous: str | None

@@ -130,6 +130,7 @@ function receive(next) {
     setTool('point');
     setSign('new');
     root.dataset.state = 'ready';
+    root.style.setProperty('--aspect', image.width / image.height);
     canvas.tabIndex = 0;
     stage.reset();
     finish();
