@@ -33,7 +33,7 @@ with lean_import():
     import gradio as gr
 
 from demo.app import ASSETS, build_page, theme
-from demo.models import Loader
+from demo.models import Chooser, Loader
 
 if TYPE_CHECKING:
     from demo.handlers import Chat
@@ -107,11 +107,13 @@ def launch(
     public_url: str | None = None,
     open_browser: bool = False,
     saves: Path | None = None,
+    chooser: Chooser | None = None,
 ) -> Server:
     """Serve the chat at once and load the model meanwhile; returns while it runs.
 
     build: makes the assistant, in a thread. public_url: where others see the chat, behind a proxy.
-    saves: a folder in which visitors may have their corrections kept.
+    saves: a folder in which visitors may have their corrections kept. chooser: the models they may
+    change to.
     Raises LoupeError where the port is taken.
     """
     limits, metrics = limits or Limits(), Metrics()
