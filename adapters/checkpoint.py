@@ -38,11 +38,14 @@ def save_checkpoint(
     bridge: Bridge,
     language: Any = None,
     dtype: torch.dtype = torch.float32,
+    vision: Any = None,
 ) -> None:
     """Write a whole checkpoint at once: a killed writer leaves the old one, or none.
 
-    language: the LanguageModel with a LoRA attached, where config.lora says so. dtype: of the
-    stored weights. An older checkpoint at `folder` is replaced.
+    language: where config.lora says so, the LanguageModel with a LoRA attached, or the folder of
+    one that is kept. dtype: of the stored weights. vision: an encoder that was trained too; it is
+    written into the checkpoint, where config.vision.path ("./vision") finds it. An older checkpoint
+    at `folder` is replaced.
     """
     from safetensors.torch import save_file
 
@@ -58,8 +61,12 @@ def save_checkpoint(
             for name, value in bridge.state_dict().items()
         }
         save_file({k: v.contiguous() for k, v in weights.items()}, new / WEIGHTS)
-        if config.lora:
+        if config.lora and isinstance(language, Path):
+            shutil.copytree(language, new / LORA)
+        elif config.lora:
             lora.save(language, new / LORA)
+        if vision is not None:
+            vision.save(new / config.vision.path)
         write_manifest(new)
         for file in new.rglob("*"):
             if file.is_file():
