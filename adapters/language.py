@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adapters.folder import Source, open_model
+from adapters.folder import HERE, WHOLE, open_model, read_settings
 from adapters.frozen import Frozen
+from adapters.memory import Placement
 from adapters.tokenizer import Tokenizer, open_tokenizer
-from qformer.contracts import Decoding
+from adapters.weights import Source
+from qformer.contracts import CheckpointError, Decoding
 
 
 class HuggingFaceLanguageModel(Frozen):
@@ -29,9 +32,17 @@ class HuggingFaceLanguageModel(Frozen):
 
     @classmethod
     def open(
-        cls, source: Source, dtype: torch.dtype = torch.float32, revision: str | None = None
+        cls,
+        source: Source,
+        dtype: torch.dtype = torch.float32,
+        revision: str | None = None,
+        placement: Placement = HERE,
     ) -> Self:
-        return cls(open_model(source, dtype, revision), open_tokenizer(source, revision))  # type: ignore[call-arg]
+        """A language model's folder or hub id, or that of a whole BLIP-2 that holds one."""
+        whole = read_settings(source, "config.json", revision).get("model_type") in WHOLE
+        part = "language_model" if whole else None
+        model = open_model(source, dtype, revision, part=part, placement=placement)
+        return cls(model, open_tokenizer(source, revision))  # type: ignore[call-arg]
 
     def tokenize(self, text: str) -> Tensor:
         return torch.tensor(self.tokenizer(text), dtype=torch.long, device=self.device)
@@ -71,6 +82,34 @@ class HuggingFaceLanguageModel(Frozen):
         weights: Sequence[Tensor] | None = None,
     ) -> Tensor:
         return answer_loss(self.answer_logits(prompts, answers), answers, weights)
+
+
+class Words:
+    """What of a language model needs no weights: its words, its ends, its context."""
+
+    def __init__(self, source: Source, revision: str | None = None) -> None:
+        self.tokenizer = open_tokenizer(source, revision)
+        config = read_settings(source, "config.json", revision)
+        config = config.get("text_config", config)  # of a whole BLIP-2
+        try:
+            generation = read_settings(source, "generation_config.json", revision)
+        except CheckpointError:  # older folders have none
+            generation = {}
+        model = SimpleNamespace(
+            config=SimpleNamespace(eos_token_id=config.get("eos_token_id")),
+            generation_config=SimpleNamespace(eos_token_id=generation.get("eos_token_id")),
+        )
+        self.eos_id = stop_ids(model, self.tokenizer)[0]
+        self.context = config.get("max_position_embeddings") or config.get("n_positions", 512)
+
+    def tokenize(self, text: str) -> Tensor:
+        return torch.tensor(self.tokenizer(text), dtype=torch.long)
+
+    def start_ids(self) -> Tensor:
+        return torch.tensor(self.tokenizer.start_ids, dtype=torch.long)
+
+    def decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids)
 
 
 def answer_loss(

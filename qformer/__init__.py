@@ -4,6 +4,7 @@ from .assistant import Assistant, AssistantConfig
 from .bridge import Bridge, BridgeConfig, PassRows
 from .config import QFormerConfig, from_dict
 from .contracts import (
+    Capabilities,
     CheckpointError,
     Decoding,
     ImageError,
@@ -12,9 +13,11 @@ from .contracts import (
     RegionError,
     Segmentation,
     SegmentPrompt,
+    StoppedError,
 )
 from .conversation import Conversation, Turn
 from .prompt import PromptConfig
+from .proposals import Everything, Proposal
 from .qformer import ImageMemory, QFormer, QFormerOutput
 from .regions import Region, RegionConfig, RegionUpgrade
 from .stage1 import Stage1
@@ -25,14 +28,17 @@ __all__ = [
     "AssistantConfig",
     "Bridge",
     "BridgeConfig",
+    "Capabilities",
     "CheckpointError",
     "Conversation",
     "Decoding",
+    "Everything",
     "ImageError",
     "ImageMemory",
     "LoupeError",
     "PassRows",
     "PromptConfig",
+    "Proposal",
     "QFormer",
     "QFormerConfig",
     "QFormerOutput",
@@ -44,6 +50,7 @@ __all__ = [
     "SegmentPrompt",
     "Segmentation",
     "Stage1",
+    "StoppedError",
     "Turn",
     "View",
     "from_dict",

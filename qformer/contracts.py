@@ -7,11 +7,14 @@ knows none of them by name, only these protocols.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .proposals import Everything, Proposal
 
 
 class LoupeError(ValueError):
@@ -32,6 +35,10 @@ class QuestionError(LoupeError):
 
 class CheckpointError(LoupeError):
     """A model folder is incomplete, damaged or of another kind."""
+
+
+class StoppedError(LoupeError):
+    """Long work was stopped by the one who asked for it."""
 
 
 class VisionEncoder(Protocol):
@@ -152,6 +159,24 @@ class LanguageModel(Protocol):
 
 
 @dataclass(frozen=True)
+class Capabilities:
+    """What a segmenter was trained to be asked. What it was not is refused, or answered with a
+    warning (`Segmentation.warnings`); never ignored."""
+
+    points: bool = True
+    negatives: bool = True  # clicks that exclude
+    boxes: bool = True
+    box_and_points: bool = True
+    logits: bool = True  # an earlier mask as a prompt
+    several: bool = True  # up to three readings of one click: part, object, whole
+    text: bool = False
+    exemplars: bool = False  # boxes around things of the kind to find
+    max_points: int | None = None  # a box takes two
+    resize: str = "longest side, padded"  # or "stretched"
+    licence: str = "not stated"
+
+
+@dataclass(frozen=True)
 class SegmentPrompt:
     """What the user pointed at, in pixels of the image."""
 
@@ -162,22 +187,57 @@ class SegmentPrompt:
 
 @dataclass
 class Segmentation:
-    """The segmenter's proposals, best first."""
+    """The segmenter's proposals, best first: for a lone click up to three, which may be a part, the
+    object and the whole. Which of them is meant, only the user knows: `View.refine` goes on from
+    any."""
 
     region_masks: Tensor  # bool (m, height, width)
     scores: Tensor  # (m,) predicted intersection over union
     logits: Tensor  # (m, h, w) low resolution, for `SegmentPrompt.logits`
+    prompt: SegmentPrompt = field(default_factory=SegmentPrompt)  # what was asked
+    warnings: tuple[str, ...] = ()  # a sentence for each prompt the model was not trained for
 
 
 class Segmenter(Protocol):
     """A frozen, promptable segmenter (an nn.Module)."""
 
+    capabilities: Capabilities
+
     def encode(self, image: Tensor) -> Any:
-        """Image (H, W, 3) uint8 -> an opaque embedding that remembers the original size."""
+        """Image (H, W, 3) uint8 -> an opaque embedding that remembers its model and picture."""
         ...
 
     def segment(self, embedding: Any, prompt: SegmentPrompt) -> Segmentation:
-        """One prompt on an encoded image; pays the mask decoder only."""
+        """One prompt on an encoded image; pays the mask decoder only. Raises RegionError."""
+        ...
+
+    def everything(
+        self,
+        image: Tensor,
+        settings: Everything | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        cancel: Callable[[], bool] | None = None,
+        embedding: Any = None,
+    ) -> list[Proposal]:
+        """All that a grid of clicks finds, best first.
+
+        progress: told (clicks done, clicks in all). cancel: asked before each batch of clicks; True
+        ends the work with StoppedError. embedding: of this image, if it was encoded before.
+        """
+        ...
+
+    def find(
+        self,
+        embedding: Any,
+        text: str,
+        exemplars: Sequence[tuple[tuple[float, float, float, float], int]] = (),
+        threshold: float = 0.3,
+    ) -> list[Proposal]:
+        """All that fits a text, best first; scores above `threshold`.
+
+        exemplars: (box, 1 such things | 0 not such). Raises RegionError where the model reads no
+        text.
+        """
         ...
 
 

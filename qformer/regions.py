@@ -74,6 +74,39 @@ class Region:
         return int(self.region_mask.sum())
 
 
+def check_pointed(
+    size: tuple[int, int],
+    points: Sequence[tuple[float, float, int]],
+    box: Box | None,
+    logits: Tensor | None,
+) -> None:
+    """Raises RegionError for a prompt outside the picture (height, width) or without an area.
+
+    points: (x, y, 1 add | 0 exclude). logits: of an earlier Segmentation.
+    """
+    height, width = size
+    for x, y, label in points:
+        if not (0 <= x < width and 0 <= y < height):
+            raise RegionError(
+                f"the click ({x:g}, {y:g}) is outside the picture, which is {width} x {height}"
+                " pixels: click inside it"
+            )
+        if label not in (0, 1):
+            raise RegionError(f"a point's label is 1 (add) or 0 (exclude), not {label!r}")
+    if box is not None:
+        x0, y0, x1, y1 = box
+        shown = f"({x0:g}, {y0:g}, {x1:g}, {y1:g})"
+        if not (x0 < x1 and y0 < y1):
+            raise RegionError(f"the box {shown} has no area: give x0 < x1 and y0 < y1")
+        if min(x0, y0) < 0 or x1 > width or y1 > height:
+            raise RegionError(
+                f"the box {shown} leaves the picture, which is {width} x {height} pixels:"
+                " draw it inside"
+            )
+    if box is None and logits is None and not any(label for _, _, label in points):
+        raise RegionError("nothing is pointed at: click on it, or draw a box around it")
+
+
 def overlaps(pixels: int, patches: int, device: torch.device | None = None) -> Tensor:
     """(patches, pixels): the share of each patch that each pixel of a stretched side fills.
 

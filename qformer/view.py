@@ -3,45 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .bridge import Focal, PassRows, covered, focal_slots
-from .contracts import Decoding, RegionError, Segmentation, SegmentPrompt
+from .cache import Bounded
+from .contracts import Decoding, RegionError, Segmentation, Segmenter, SegmentPrompt
 from .conversation import Conversation
 from .prompt import RESERVED_NAMES, assemble, instruction
+from .proposals import Everything, Proposal
 from .qformer import ImageMemory
-from .regions import Box, Region, focal_box, focal_crop, geometry, patch_coverage, placed
+from .regions import (
+    Box,
+    Region,
+    check_pointed,
+    focal_box,
+    focal_crop,
+    geometry,
+    patch_coverage,
+    placed,
+)
 
 if TYPE_CHECKING:
     from .assistant import Assistant
 
 Source = Region | None  # what soft tokens are made of; None: the whole picture
-CACHED_REGIONS = 32
-
-Key = TypeVar("Key")
-Value = TypeVar("Value")
-
-
-class Bounded(OrderedDict[Key, Value]):
-    """A cache of the CACHED_REGIONS entries used last."""
-
-    def of(self, keys: Sequence[Key], make: Callable[[list[Key]], Sequence[Value]]) -> list[Value]:
-        """The values of `keys`; those missing are made, all at once."""
-        missing = [key for key in keys if key not in self]
-        made = dict(zip(missing, make(missing), strict=True)) if missing else {}
-        values = [made[key] if key in made else self[key] for key in keys]
-        for key, value in zip(keys, values, strict=True):
-            self[key] = value
-            self.move_to_end(key)
-        while len(self) > CACHED_REGIONS:
-            self.popitem(last=False)
-        return values
 
 
 @dataclass(frozen=True)
@@ -135,37 +125,65 @@ class View:
         points: (x, y, 1 add | 0 exclude) in pixels. logits: (h, w) of an earlier Segmentation,
         to refine it. Raises RegionError for a prompt outside the picture or without an area.
         """
-        segmenter = self.assistant.segmenter
-        if segmenter is None:
+        segmenter = self._segmenter
+        check_pointed(self.size, points, box, logits)
+        return segmenter.segment(self._segmented, SegmentPrompt(tuple(points), box, logits))
+
+    def refine(
+        self, found: Segmentation, index: int, points: Sequence[tuple[float, float, int]]
+    ) -> Segmentation:
+        """Proposal `index` of an earlier Segmentation with further clicks, (x, y, 1 | 0) each.
+
+        Its logits are fed back where the segmenter reads them. Raises RegionError as `segment`.
+        """
+        if not 0 <= index < len(found.logits):
+            raise RegionError(
+                f"there is no proposal {index}: there are {len(found.logits)}, counted from 0"
+            )
+        asked = found.prompt
+        logits = found.logits[index] if self._segmenter.capabilities.logits else None
+        return self.segment((*asked.points, *points), asked.box, logits)
+
+    @torch.no_grad()
+    def everything(
+        self,
+        settings: Everything | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        cancel: Callable[[], bool] | None = None,
+    ) -> list[Proposal]:
+        """All that the segmenter finds by itself, best first; `region` makes a Region of one.
+
+        progress: told (clicks done, clicks in all). cancel: asked now and then; True ends the work
+        with StoppedError.
+        """
+        image = self.image.to(self.assistant.device)
+        return self._segmenter.everything(image, settings, progress, cancel, self._segmented)
+
+    @torch.no_grad()
+    def find(
+        self,
+        text: str,
+        exemplars: Sequence[tuple[Box, int]] = (),
+        threshold: float = 0.3,
+    ) -> list[Proposal]:
+        """All that fits a text, best first; see `Segmenter.find`. Raises RegionError where the
+        segmenter reads no text."""
+        return self._segmenter.find(self._segmented, text, exemplars, threshold)
+
+    @property
+    def _segmenter(self) -> Segmenter:
+        if self.assistant.segmenter is None:
             raise RegionError(
                 "there is no segmenter: give a region_mask, or start Loupe with one (--segmenter)"
             )
-        height, width = self.size
-        for x, y, label in points:
-            if not (0 <= x < width and 0 <= y < height):
-                raise RegionError(
-                    f"the click ({x:g}, {y:g}) is outside the picture, which is {width} x {height}"
-                    " pixels: click inside it"
-                )
-            if label not in (0, 1):
-                raise RegionError(f"a point's label is 1 (add) or 0 (exclude), not {label!r}")
-        if box is not None:
-            x0, y0, x1, y1 = box
-            shown = f"({x0:g}, {y0:g}, {x1:g}, {y1:g})"
-            if not (x0 < x1 and y0 < y1):
-                raise RegionError(f"the box {shown} has no area: give x0 < x1 and y0 < y1")
-            if min(x0, y0) < 0 or x1 > width or y1 > height:
-                raise RegionError(
-                    f"the box {shown} leaves the picture, which is {width} x {height} pixels:"
-                    " draw it inside"
-                )
-        if box is None and logits is None and not any(label for _, _, label in points):
-            raise RegionError("nothing is pointed at: click on it, or draw a box around it")
+        return self.assistant.segmenter
+
+    @property
+    def _segmented(self) -> Any:
+        """The picture as the segmenter has read it."""
         if self._segmenter_embedding is None:
-            self._segmenter_embedding = segmenter.encode(self.image.to(self.assistant.device))
-        return segmenter.segment(
-            self._segmenter_embedding, SegmentPrompt(tuple(points), box, logits)
-        )
+            self._segmenter_embedding = self._segmenter.encode(self.image.to(self.assistant.device))
+        return self._segmenter_embedding
 
     def region(
         self, region_mask: Tensor, name: str | None = None, score: float | None = None

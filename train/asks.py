@@ -84,7 +84,7 @@ class Wording:
         previous = None
         for turn in turns:
             question = turn.question or self.prompt.caption
-            prompt = self.prompt if turn.question else self._caption_prompt
+            prompt = self.prompt if turn.question else self.prompt.for_captions()
             regions = {names[area]: (sample.id, area) for area in turn.areas}
             known = () if self.bridge.instruct else declared
             declare = declarations(prompt.composer, list(regions), known)
@@ -106,10 +106,6 @@ class Wording:
                 raise BadSampleError("a turn is longer than the language model reads")
             told = self.ask(replace(sample, dialogue=False), number, answer)
         return told
-
-    @property
-    def _caption_prompt(self) -> PromptConfig:
-        return replace(self.prompt, composer="regions", question=self.prompt.caption_question)
 
     def answer_ids(self, answer: str) -> list[int]:
         ids = self.language.tokenize(self.lead + answer).tolist()

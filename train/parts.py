@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +16,9 @@ from adapters.build import EMBEDDED, locate
 from adapters.checkpoint import (
     CONFIG,
     LORA,
-    WEIGHTS,
-    load_bridge,
     load_config,
+    load_trained,
     save_checkpoint,
-    sha256,
     verify,
 )
 from adapters.config import CheckpointConfig, PartConfig, TokenizerConfig
@@ -31,9 +26,9 @@ from adapters.folder import read_json
 from adapters.registry import LANGUAGE_MODELS, VISION_ENCODERS
 from adapters.tokenizer import open_tokenizer
 from qformer.bridge import Bridge, BridgeConfig
-from qformer.config import from_dict
-from qformer.contracts import CheckpointError, Decoding, LoupeError
+from qformer.contracts import Decoding, LoupeError
 from qformer.prompt import PromptConfig
+from qformer.stage1 import Stage1
 from train.recipe import Recipe
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -53,41 +48,25 @@ class Parts:
     folders: dict[str, PartConfig | TokenizerConfig | None]
     kept: CheckpointConfig | None
     lora: Path | None = None  # of the start, where it is kept as it is
-    heads: dict[str, Tensor] | None = None  # stage 1's own, of the start
-
-
-@dataclass(frozen=True)
-class Stage1Config:
-    """config.json of what stage 1 leaves: the Q-Former with its heads, and no language model."""
-
-    vision: PartConfig
-    tokenizer: TokenizerConfig
-    bridge: BridgeConfig
-    stage: int = 1
+    heads: Stage1 | None = None  # of the start
 
 
 def open_parts(recipe: Recipe) -> Parts:
     """Raises LoupeError for parts that do not fit together."""
-    kept, folder = None, None
+    kept, folder, old, heads = None, None, None, None
     named: dict[str, Any] = {
         "vision": recipe.start.vision,
         "language": recipe.start.language,
         "segmenter": None,
         "tokenizer": recipe.start.tokenizer,
     }
-    old: Bridge | None = None
-    heads: dict[str, Tensor] | None = None
     if recipe.start.checkpoint is not None:
         folder = start_folder(recipe.start.checkpoint)
-        if (folder / CONFIG).is_file() and read_json(folder / CONFIG).get("stage") == 1:
-            first, old, heads = open_stage1(folder)
-            theirs: Any = first
-        else:
-            verify(folder)
-            kept = theirs = load_config(folder)
-            old = load_bridge(folder, kept)
+        verify(folder)
+        kept = load_config(folder)
+        old, heads = load_trained(folder, kept)
         for name in named:
-            part = getattr(theirs, name, None)
+            part = getattr(kept, name)
             if named[name] is None and part is not None:
                 named[name] = dataclasses.replace(part, path=str(locate(folder, part.path)))
     dtype = DTYPES[recipe.dtype]
@@ -127,7 +106,7 @@ def open_part(registry: dict[str, Any], part: PartConfig | None, name: str, dtyp
             f"start.{name}.kind={part.kind!r} is unknown; known: {', '.join(registry)}"
         )
     source = Path(part.path) if Path(part.path).is_dir() else part.path
-    return registry[part.kind](source, dtype, part.revision)
+    return registry[part.kind](source, dtype, part.revision, **part.options)
 
 
 def fitting_bridge(recipe: Recipe, old: Bridge | None, vision, language, tokenizer) -> Bridge:
@@ -231,28 +210,26 @@ def put_lora(parts: Parts, recipe: Recipe, folder: Path | None) -> None:
 def save_parts(parts: Parts, recipe: Recipe, folder: Path, stage: Any) -> None:
     """Write what was trained: a checkpoint that `loupe chat --model` opens, or, after stage 1, what
     stage 2 starts from."""
-    folder = folder.resolve()
+    folder, kept = folder.resolve(), parts.kept
     named = {name: from_folder(part, folder) for name, part in parts.folders.items()}
     if recipe.trains.vision:
-        named["vision"] = PartConfig(named["vision"].kind, "./vision")
-    if recipe.stage == "stage1":
-        save_stage1(folder, named, stage, parts)
-        return
-    kept = parts.kept
+        named["vision"] = dataclasses.replace(named["vision"], path="./vision", revision=None)
+    heads = stage.module["stage1"] if recipe.stage == "stage1" else None
     config = CheckpointConfig(
         vision=named["vision"],
-        language=named["language"],
+        language=None if heads else named["language"],
         segmenter=named["segmenter"],
         tokenizer=named["tokenizer"],
         bridge=parts.bridge.config,
         prompt=prompt_of(recipe, kept),
         decoding=recipe.decoding or (kept.decoding if kept else Decoding()),
+        heads=heads is not None,
         lora=recipe.lora is not None or parts.lora is not None,
         domain=recipe.domain,
     )
     language = parts.lora if recipe.lora is None else parts.language
     vision = parts.vision if recipe.trains.vision else None
-    save_checkpoint(folder, config, parts.bridge, language, vision=vision)
+    save_checkpoint(folder, config, parts.bridge, language, heads=heads, vision=vision)
 
 
 def prompt_of(recipe: Recipe, kept: CheckpointConfig | None) -> PromptConfig:
@@ -264,47 +241,3 @@ def from_folder(part: Any, folder: Path) -> Any:
     if part is None or not Path(part.path).is_dir():
         return part
     return dataclasses.replace(part, path=os.path.relpath(Path(part.path).resolve(), folder))
-
-
-def save_stage1(folder: Path, named: dict[str, Any], stage: Any, parts: Parts) -> None:
-    """config.json, model.safetensors with the bridge and the heads, and their SHA-256."""
-    from safetensors.torch import save_file
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        config = Stage1Config(named["vision"], named["tokenizer"], parts.bridge.config)
-        (new / CONFIG).write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
-        state = {f"bridge.{n}": v for n, v in stage.bridge.state_dict().items()}
-        heads = stage.module["stage1"].state_dict()
-        state |= {f"stage1.{n}": v for n, v in heads.items() if not n.startswith("qformer.")}
-        save_file({n: v.detach().cpu().contiguous() for n, v in state.items()}, new / WEIGHTS)
-        if named["vision"].path == "./vision":
-            parts.vision.save(new / "vision")
-        files = [p for p in sorted(new.rglob("*")) if p.is_file()]
-        digests = {p.relative_to(new).as_posix(): sha256(p) for p in files}
-        (new / "manifest.json").write_text(json.dumps({"sha256": digests}, indent=2) + "\n")
-        old = new.with_name(new.name + ".old")
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-
-
-def open_stage1(folder: Path) -> tuple[Stage1Config, Bridge, dict[str, Tensor]]:
-    """What `save_stage1` wrote: settings, the bridge, and the heads."""
-    from safetensors.torch import load_file
-
-    verify(folder)
-    try:
-        config = from_dict(Stage1Config, read_json(folder / CONFIG))
-    except LoupeError as error:
-        raise CheckpointError(f"{folder / CONFIG}: {error}") from None
-    state = load_file(folder / WEIGHTS)
-    bridge = Bridge(config.bridge)
-    own = {n.removeprefix("bridge."): v for n, v in state.items() if n.startswith("bridge.")}
-    bridge.load_state_dict(own)
-    heads = {n.removeprefix("stage1."): v for n, v in state.items() if n.startswith("stage1.")}
-    return config, bridge, heads

@@ -72,8 +72,8 @@ class Training:
                 parts.bridge, parts.tokenizer, mixture, sight, self.tally, count, turns,
                 recipe.text_tokens,
             )  # fmt: skip
-            if parts.heads:
-                stage.module["stage1"].load_state_dict(parts.heads, strict=False)
+            if parts.heads is not None:  # the Q-Former's weights are the bridge's already
+                stage.module["stage1"].load_state_dict(parts.heads.state_dict())
             return stage
         wording = Wording(
             prompt_of(recipe, parts.kept), parts.bridge.config, parts.language, parts.tokenizer

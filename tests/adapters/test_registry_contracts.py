@@ -5,7 +5,7 @@ import tiny
 import torch
 
 from adapters.registry import LANGUAGE_MODELS, SEGMENTERS, VISION_ENCODERS
-from qformer.contracts import CheckpointError, Decoding, QuestionError, RegionError, SegmentPrompt
+from qformer.contracts import CheckpointError, Decoding, QuestionError
 
 REGISTRIES = {"VISION": VISION_ENCODERS, "LANGUAGE": LANGUAGE_MODELS, "SEGMENTER": SEGMENTERS}
 every_part = pytest.mark.parametrize(
@@ -13,7 +13,6 @@ every_part = pytest.mark.parametrize(
 )
 every_vision = pytest.mark.parametrize("name", tiny.VISION)
 every_language = pytest.mark.parametrize("name", tiny.LANGUAGE)
-every_segmenter = pytest.mark.parametrize("name", tiny.SEGMENTER)
 
 
 def opener(room, name):
@@ -78,7 +77,8 @@ def test_a_weight_that_is_missing_is_never_made_up(tiny_folder, room, name, tmp_
 
     folder = copy(tiny_folder(name), tmp_path)
     weights = load_file(folder / "model.safetensors")
-    weights.pop(next(name for name in weights if "layer" in name and name.endswith(".weight")))
+    inner = ("layer", "block")
+    weights.pop(next(n for n in weights if any(i in n for i in inner) and n.endswith(".weight")))
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(CheckpointError, match="lacks 1 weights"):
         opener(room, name)(folder)
@@ -123,7 +123,7 @@ def test_patches_lie_row_by_row_behind_the_leading_tokens(part, name):
     change = (vision.encode(lit) - vision.encode(dark)).norm(dim=-1)[0, vision.leading_tokens :]
     place = divmod(int(change.argmax()), vision.grid[1])
     off = max(abs(place[0] - row), abs(place[1] - column))
-    assert off <= (name == "dpt")  # its convolutions reach into the next patch
+    assert off <= (name in ("dpt", "align"))  # convolutions reach into the next patch
 
 
 @every_vision
@@ -227,55 +227,3 @@ def test_the_loss_is_of_what_is_written(part, name):
     first = next(language.generate(prompt(language), Decoding()))
     losses = [language.loss([prompt(language)], [torch.tensor([i])]) for i in range(20, 60)]
     assert language.loss([prompt(language)], [torch.tensor([first])]) <= min(losses)
-
-
-# Segmenters
-
-CLICK = SegmentPrompt(points=((30.0, 20.0, 1),))
-PROMPTS = {
-    "click": CLICK,
-    "exclude": SegmentPrompt(points=((30.0, 20.0, 1), (5.0, 5.0, 0))),
-    "box": SegmentPrompt(box=(10.0, 5.0, 40.0, 30.0)),
-    "box and click": SegmentPrompt(points=((30.0, 20.0, 1),), box=(10.0, 5.0, 40.0, 30.0)),
-}
-
-
-@every_segmenter
-@pytest.mark.parametrize("prompt", PROMPTS)
-def test_region_masks_have_the_pictures_size_best_first(part, name, prompt, image):
-    segmenter = part("SEGMENTER", name)
-    segmentation = segmenter.segment(segmenter.encode(image), PROMPTS[prompt])
-    count = 3 if prompt == "click" else 1  # a lone click is ambiguous
-    assert segmentation.region_masks.shape == (count, *image.shape[:2])
-    assert segmentation.region_masks.dtype == torch.bool
-    assert segmentation.scores.shape == (count,)
-    assert segmentation.scores.tolist() == sorted(segmentation.scores.tolist(), reverse=True)
-    assert len(segmentation.logits) == count
-
-
-@every_segmenter
-def test_earlier_logits_refine(part, name, image):
-    segmenter = part("SEGMENTER", name)
-    embedding = segmenter.encode(image)
-    before = segmenter.segment(embedding, CLICK)
-    again = SegmentPrompt(CLICK.points, logits=before.logits[0])
-    after = segmenter.segment(embedding, again)
-    assert after.logits.shape == (1, *before.logits.shape[1:])
-    alone = segmenter.segment(embedding, SegmentPrompt(logits=before.logits[0]))
-    assert alone.region_masks.shape == (1, *image.shape[:2])
-
-
-@every_segmenter
-@pytest.mark.parametrize("size", [(1, 1), (1, 200), (64, 64), (200, 90)])
-def test_any_picture_size_is_segmented(part, name, size):
-    segmenter = part("SEGMENTER", name)
-    picture = torch.zeros(*size, 3, dtype=torch.uint8)
-    segmentation = segmenter.segment(segmenter.encode(picture), SegmentPrompt(((0.0, 0.0, 1),)))
-    assert segmentation.region_masks.shape[1:] == size
-
-
-@every_segmenter
-def test_an_empty_prompt_is_an_error(part, name, image):
-    segmenter = part("SEGMENTER", name)
-    with pytest.raises(RegionError, match="nothing is pointed at"):
-        segmenter.segment(segmenter.encode(image), SegmentPrompt())

@@ -7,8 +7,9 @@ from torch import nn
 from qformer.assistant import Assistant, AssistantConfig
 from qformer.bridge import Bridge, BridgeConfig
 from qformer.config import QFormerConfig
-from qformer.contracts import Decoding, Segmentation
+from qformer.contracts import Capabilities, Decoding, Segmentation
 from qformer.prompt import PromptConfig
+from qformer.proposals import Proposal
 from qformer.regions import RegionConfig
 
 
@@ -126,10 +127,18 @@ class TinySegmenter(nn.Module):
     """A square of 8 pixels around the first point, the box itself, or nothing on black."""
 
     encoded = 0
+    capabilities = Capabilities()
 
     def encode(self, image):
         self.encoded += 1
         return image
+
+    def everything(self, image, settings=None, progress=None, cancel=None, embedding=None):
+        assert embedding is not None  # the picture is never encoded a second time
+        return [Proposal.of((embedding > 128).any(-1), 0.8)]
+
+    def find(self, embedding, text, exemplars=(), threshold=0.3):
+        return [Proposal.of((embedding > 128).all(-1), 0.7)]
 
     def segment(self, embedding, prompt):
         height, width = embedding.shape[:2]
@@ -142,7 +151,7 @@ class TinySegmenter(nn.Module):
         x0, y0, x1, y1 = (int(value) for value in box)
         region_mask[0, y0:y1, x0:x1] = True
         region_mask &= (embedding > 0).any(-1)
-        return Segmentation(region_mask, torch.tensor([0.9]), torch.zeros(1, 4, 4))
+        return Segmentation(region_mask, torch.tensor([0.9]), torch.zeros(1, 4, 4), prompt)
 
 
 def letters(text):

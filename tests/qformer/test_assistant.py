@@ -4,6 +4,7 @@ import pytest
 import torch
 from fakes import Scripted, TinyLanguage, picture, tiny_assistant
 
+from qformer.cache import CACHED_REGIONS
 from qformer.contracts import (
     CheckpointError,
     Decoding,
@@ -14,7 +15,6 @@ from qformer.contracts import (
 )
 from qformer.prompt import PICTURE, UNION
 from qformer.regions import Region
-from qformer.view import CACHED_REGIONS
 
 KINDS = [
     {"composer": "regions"},

@@ -176,6 +176,8 @@ class Tally:
         try:
             with self.use(place):
                 yield
+        except LoupeError:  # too many were bad
+            raise
         except KeyError as key:
             self.add(f"{key} is missing", place)
         except (TypeError, ValueError, IndexError, AttributeError):

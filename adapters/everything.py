@@ -1,0 +1,214 @@
+"""Everything in a picture: SAM's automatic mask generator (arXiv 2304.02643, appendix B).
+
+A grid of clicks, three masks each. What a mask's own numbers rule out goes first, at low
+resolution; the rest grows to the picture one by one, only where it is not empty, and is kept as run
+lengths. So memory depends neither on the picture's size nor on how much is found.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adapters.boxes import Box, near_crop_edge, suppress
+from adapters.components import drop_specks, fill_holes
+from qformer.contracts import StoppedError
+from qformer.proposals import Everything, Proposal
+
+Progress = Callable[[int, int], None]
+Cancel = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A part of the picture to look at, x0, y0, x1, y1, and the clicks on it, (n, 2) pixels."""
+
+    box: Box
+    points: Tensor
+
+
+def generate(
+    segmenter: Any,
+    image: Tensor,
+    settings: Everything | None = None,
+    progress: Progress | None = None,
+    cancel: Cancel | None = None,
+    embedding: Any = None,
+) -> list[Proposal]:
+    """See qformer's Segmenter. embedding: of the whole image. Raises StoppedError."""
+    settings = settings or Everything()
+    on_gpu = segmenter.device.type != "cpu"
+    per_side = settings.points_per_side or (32 if on_gpu else 16)
+    batch = settings.points_per_batch or (64 if on_gpu else 8)
+    size = image.shape[0], image.shape[1]
+    looked = crops(size, per_side, settings)
+    done, total = 0, sum(len(crop.points) for crop in looked)
+    found: list[Proposal] = []
+    for crop in looked:
+        x0, y0, x1, y1 = crop.box
+        if embedding is None or crop.box != (0, 0, size[1], size[0]):
+            stop_if(cancel)
+            seen = segmenter.encode(image[y0:y1, x0:x1])
+        else:
+            seen = embedding
+        here: list[Proposal] = []
+        for points in crop.points.split(batch):
+            stop_if(cancel)
+            here += survivors(segmenter, seen, points, crop, size, settings)
+            done += len(points)
+            if progress is not None:
+                progress(done, total)
+        found += best(here, [one.score for one in here], settings.box_nms_thresh)
+    if len(looked) > 1:  # a thing is told best by the smallest crop that shows it whole
+        found = best(found, [1 / area(one.crop) for one in found], settings.crop_nms_thresh)
+    if settings.min_mask_region_area:
+        found = tidy(found, settings)
+    return found
+
+
+def stop_if(cancel: Cancel | None) -> None:
+    if cancel is not None and cancel():
+        raise StoppedError("stopped: what was found so far is dropped")
+
+
+def crops(size: tuple[int, int], per_side: int, settings: Everything) -> list[Crop]:
+    """The whole picture, then (2^i)^2 overlapping crops of layer i, each with its clicks."""
+    height, width = size
+    whole = (0, 0, width, height)
+    looked = [Crop(whole, grid(per_side, whole))]
+    for layer in range(1, settings.crop_n_layers + 1):
+        count = 2**layer
+        overlap = int(settings.crop_overlap_ratio * min(size) * (2 / count))
+        across = math.ceil((overlap * (count - 1) + width) / count)
+        down = math.ceil((overlap * (count - 1) + height) / count)
+        points = max(1, int(per_side / settings.crop_n_points_downscale_factor**layer))
+        for left in (int((across - overlap) * i) for i in range(count)):
+            for top in (int((down - overlap) * i) for i in range(count)):
+                box = (left, top, min(left + across, width), min(top + down, height))
+                if box[0] < box[2] and box[1] < box[3]:  # a tiny picture has fewer crops
+                    looked.append(Crop(box, grid(points, box)))
+    return looked
+
+
+def grid(per_side: int, box: Box) -> Tensor:
+    """Clicks in the middle of per_side x per_side cells of a crop, row by row, (n, 2)."""
+    middle = (torch.arange(per_side, dtype=torch.float64) + 0.5) / per_side
+    y, x = torch.meshgrid(middle, middle, indexing="ij")
+    size = torch.tensor([box[2] - box[0], box[3] - box[1]])
+    return torch.stack([x, y], -1).flatten(0, 1) * size
+
+
+def survivors(
+    segmenter: Any,
+    seen: Any,
+    points: Tensor,
+    crop: Crop,
+    size: tuple[int, int],
+    settings: Everything,
+) -> Iterator[Proposal]:
+    """What a batch of clicks finds, after the thresholds, in the model's order."""
+    scale = torch.tensor(seen.scale, dtype=points.dtype)
+    clicks = (points * scale).float().to(segmenter.device)[:, None]
+    labels = torch.ones(clicks.shape[:2], dtype=torch.long, device=clicks.device)
+    logits, scores = segmenter.decode(seen, clicks, labels, several=True)
+    logits, scores = logits.flatten(0, 1).float(), scores.flatten(0, 1).float()
+    each = scores.numel() // len(points)
+    passed = scores > settings.pred_iou_thresh if settings.pred_iou_thresh > 0 else scores == scores
+    left, top = crop.box[:2]
+    rows, columns = segmenter.sides(seen, logits)
+    for index in passed.nonzero().flatten().tolist():
+        window = Window.of(logits[index], rows, columns, settings.stability_score_offset)
+        if window is None:
+            continue
+        stability = window.stability(settings.stability_score_offset)
+        if settings.stability_score_thresh > 0 and not stability > settings.stability_score_thresh:
+            continue
+        region_mask = window.logits > 0
+        if not region_mask.any():
+            continue
+        x, y = points[index // each].tolist()
+        proposal = Proposal.within(
+            region_mask,
+            (window.left + left, window.top + top),
+            size,
+            score=float(scores[index]),
+            stability=stability,
+            point=(x + left, y + top),
+            crop=crop.box,
+        )
+        if not near_crop_edge(proposal.box, crop.box, size):
+            yield proposal
+
+
+@dataclass(frozen=True)
+class Window:
+    """The logits of one mask at the picture's resolution, where any may be above -offset."""
+
+    logits: Tensor
+    left: int
+    top: int
+
+    @classmethod
+    def of(cls, low: Tensor, rows: Tensor, columns: Tensor, offset: float) -> Window | None:
+        """low: (h, w); rows: (H, h), columns: (W, w) from `side`. None where nothing can be."""
+        if (rows < 0).any() or (columns < 0).any():  # bicubic: what is outside counts as well
+            return cls(rows @ low @ columns.T, 0, 0)
+        # Linear weights are a mean, which is above -offset only where something under it is.
+        high = low > -offset
+        ys = touched(high.any(1), rows)
+        xs = touched(high.any(0), columns)
+        if ys is None or xs is None:
+            return None
+        near_rows, near_columns = read(rows[ys]), read(columns[xs])
+        small = low[near_rows, near_columns]
+        grown = rows[ys, near_rows] @ small @ columns[xs, near_columns].T
+        return cls(grown, xs.start, ys.start)
+
+    def stability(self, offset: float) -> float:
+        """The IoU of the outlines at +offset and -offset."""
+        inner, outer = (self.logits > offset).sum(), (self.logits > -offset).sum()
+        return float(inner / outer) if outer else 0.0
+
+
+def touched(high: Tensor, matrix: Tensor) -> slice | None:
+    """The stretch of outputs that any of the low-resolution places marked in `high` enters."""
+    reached = (matrix[:, high] > 0).any(1).nonzero()
+    return slice(int(reached[0]), int(reached[-1]) + 1) if len(reached) else None
+
+
+def read(matrix: Tensor) -> slice:
+    """The stretch of low-resolution places that these outputs read."""
+    used = (matrix > 0).any(0).nonzero()
+    return slice(int(used[0]), int(used[-1]) + 1)
+
+
+def best(found: list[Proposal], worth: list[float], threshold: float) -> list[Proposal]:
+    """Non-maximum suppression by boxes; what stays, most worth first."""
+    if not found:
+        return []
+    return [found[index] for index in suppress([one.box for one in found], worth, threshold)]
+
+
+def tidy(found: list[Proposal], settings: Everything) -> list[Proposal]:
+    """Without small holes and specks; where that made two alike, an untouched one stays."""
+    tidied, worth = [], []
+    for one in found:
+        inside = one.region_mask.numpy()
+        cleaned = fill_holes(inside, settings.min_mask_region_area)
+        cleaned = drop_specks(cleaned, settings.min_mask_region_area)
+        worth.append(float(cleaned is inside))
+        if cleaned is not inside:
+            anew = Proposal.of(torch.from_numpy(cleaned), one.score)
+            one = replace(one, runs=anew.runs, box=anew.box, area=anew.area)
+        tidied.append(one)
+    return best(tidied, worth, max(settings.box_nms_thresh, settings.crop_nms_thresh))
+
+
+def area(box: Box | None) -> float:
+    """1 for no box."""
+    return 1.0 if box is None else float((box[2] - box[0]) * (box[3] - box[1]))

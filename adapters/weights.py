@@ -1,0 +1,109 @@
+"""Safetensors files: read by name from however many shards, and written shard by shard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from qformer.contracts import CheckpointError
+
+Source = str | Path  # a folder here, or (str only) a model id on the hub
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHARD_BYTES = 2_000_000_000
+
+
+class WeightFiles:
+    """The weights of a folder or hub id by name; nothing is read before it is asked for.
+
+    A tensor lies where its file is mapped into memory: it takes room once, and costs no copy.
+    Raises CheckpointError if there are no safetensors, or they are damaged.
+    """
+
+    def __init__(self, source: Source, revision: str | None = None) -> None:
+        self.source = source
+        self._handles: dict[str, Any] = {}  # name of a weight -> its open file
+        from safetensors import safe_open
+
+        for file in weight_files(source, revision):
+            try:
+                handle = safe_open(file, "pt")
+            except Exception:  # safetensors' own error, or the system's
+                raise CheckpointError(
+                    f"{file} is missing or damaged: copy the folder again"
+                ) from None
+            self._handles |= dict.fromkeys(handle.keys(), handle)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {
+            name: tuple(handle.get_slice(name).get_shape())
+            for name, handle in self._handles.items()
+        }
+
+    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
+        return {name: self._handles[name].get_tensor(name) for name in names}
+
+    def __iter__(self) -> Any:
+        return iter(self._handles)
+
+
+def weight_files(source: Source, revision: str | None = None) -> list[Path]:
+    """The safetensors of a folder, or of a hub id (fetched, where they are not here yet)."""
+    folder = Path(source)
+    if isinstance(source, str) and not folder.is_dir():
+        from transformers.utils import cached_file
+        from transformers.utils.hub import get_checkpoint_shard_files
+
+        told = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
+        index = cached_file(source, INDEX, **told)
+        if index is not None:
+            return [
+                Path(f) for f in get_checkpoint_shard_files(source, index, revision=revision)[0]
+            ]
+        single = cached_file(source, SINGLE, **told)
+        if single is None:
+            raise CheckpointError(f"{source} has no .safetensors weights: choose another model")
+        return [Path(single)]
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
+        raise CheckpointError(
+            f"{source} has no .safetensors weights: copy the whole folder again, or save it anew "
+            "with save_pretrained"
+        )
+    return files
+
+
+def save_weights(
+    weights: Mapping[str, Tensor], folder: Path, shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Write `weights` as transformers does: one file, or shards and their index.
+
+    One shard at a time is copied; tensors that lie in mapped files are never all in memory.
+    """
+    from safetensors.torch import save_file
+
+    shards: list[list[str]] = [[]]
+    room = shard_bytes
+    for name, value in weights.items():
+        if value.nbytes > room and shards[-1]:
+            shards.append([])
+            room = shard_bytes
+        shards[-1].append(name)
+        room -= value.nbytes
+    count = len(shards)
+    files = [f"model-{n:05d}-of-{count:05d}.safetensors" for n in range(1, count + 1)]
+    if count == 1:
+        files = [SINGLE]
+    for file, names in zip(files, shards, strict=True):
+        # Each tensor with memory of its own: safetensors refuses two that share theirs.
+        shard = {name: weights[name].detach().cpu().clone().contiguous() for name in names}
+        save_file(shard, folder / file, metadata={"format": "pt"})
+    if count > 1:
+        where = {n: file for file, names in zip(files, shards, strict=True) for n in names}
+        size = sum(value.nbytes for value in weights.values())
+        told = {"metadata": {"total_size": size}, "weight_map": where}
+        (folder / INDEX).write_text(json.dumps(told, indent=2) + "\n")
