@@ -1,16 +1,19 @@
 """SHAPES relabelled: cells are read from pixels, questions answered from cells."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from qformer.contracts import LoupeError
+from train.config import CONFIGS
 from train.data.readers import read
 from train.data.sample import BadSampleError, Tally
 from train.data.shapes import PLACES, hits, read_grids
 from train.data.source import DataConfig
+from train.recipe import read_recipe
 
 SHAPES = Path(__file__).parents[4] / "shared" / "data" / "shapes"
 COLOURS = {"red": 0, "green": 1, "blue": 2}
@@ -110,6 +113,23 @@ def test_the_official_answers_come_out(name):
         row = json.loads(line)
         cells = hits(row["question"], grids)[row["index"]]
         assert cells.any() == (row["answer"] == "true"), row
+
+
+@pytest.mark.skipif(not SHAPES.is_dir(), reason="the real data are not here")
+def test_the_recipe_learns_no_question_that_it_is_validated_on():
+    recipe = read_recipe(CONFIGS / "shapes.toml")
+    learned, asked = (
+        {
+            turn.question
+            for config in configs
+            for sample in read(replace(config, path=str(SHAPES)))
+            for turn in sample.turns
+        }
+        for configs in (recipe.data, recipe.validate)
+    )
+    assert len(learned) > 400
+    assert len(asked) == 16
+    assert not learned & asked
 
 
 def test_the_parts_of_a_data_set_share_no_picture_and_lose_none():
