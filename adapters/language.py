@@ -37,12 +37,40 @@ class HuggingFaceLanguageModel(Frozen):
         dtype: torch.dtype = torch.float32,
         revision: str | None = None,
         placement: Placement = HERE,
+        stop: str | None = None,
     ) -> Self:
-        """A language model's folder or hub id, or that of a whole BLIP-2 that holds one."""
+        """A language model's folder or hub id, or that of a whole BLIP-2 that holds one. stop: the
+        text, one token, that ends an answer instead of the model's own end."""
         whole = read_settings(source, "config.json", revision).get("model_type") in WHOLE
         part = "language_model" if whole else None
         model = open_model(source, dtype, revision, part=part, placement=placement)
-        return cls(model, open_tokenizer(source, revision))  # type: ignore[call-arg]
+        words = open_tokenizer(source, revision)
+        if stop is not None:
+            ids = words(stop)
+            if len(ids) != 1:
+                raise CheckpointError(f"{source}: stop={stop!r} is {len(ids)} tokens, not one")
+            model.generation_config.eos_token_id = ids[0]
+        return cls(model, words)  # type: ignore[call-arg]
+
+    def recompute(self) -> None:
+        """From now on a layer's activations are computed again in the backward pass, not kept
+        (gradient checkpointing, arXiv 1604.06174)."""
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        told = {"use_reentrant": False}
+        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=told)
+        self._recomputed = [
+            one for one in self.model.modules() if isinstance(one, GradientCheckpointingLayer)
+        ]
+        for layer in self._recomputed:
+            if hasattr(layer, "dropout") and isinstance(layer.dropout, float):
+                layer.dropout = 0.0  # a frozen model drops nothing
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for layer in getattr(self, "_recomputed", ()):
+            layer.training = mode  # of the layer alone: it recomputes only where it trains
+        return self
 
     def tokenize(self, text: str) -> Tensor:
         return torch.tensor(self.tokenizer(text), dtype=torch.long, device=self.device)
@@ -52,6 +80,10 @@ class HuggingFaceLanguageModel(Frozen):
 
     def embed(self, input_ids: Tensor) -> Tensor:
         return self.model.get_input_embeddings()(input_ids.to(self.device))
+
+    def whole(self, inputs_embeds: Tensor) -> Tensor:
+        """A prompt (n, width) as the model itself is given it, whatever it wants added."""
+        return inputs_embeds.to(self.device, self.dtype)
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids)

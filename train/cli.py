@@ -14,6 +14,7 @@ DESCRIPTION = "Train a bridge between the parts a TOML file names, or tune one o
 EXAMPLES = """examples:
   loupe train my.toml                                  see docs/training.md for what it says
   loupe train my.toml --set loop.lr=1e-4 --set data.0.path=mine/data.jsonl
+  loupe train my.toml --plan --gpu A100-40GB           what it will take, and whether it fits
   loupe train my.toml --resume auto                    go on after Ctrl-C, a kill or a full disk
   loupe train tune --set data.0.path=mine --output runs/mine
                                                        a shipped recipe, by name
@@ -40,10 +41,30 @@ def main(argv: Sequence[str]) -> int:
                         help="change a setting of the file; again for more")  # fmt: skip
     parser.add_argument("--output", metavar="FOLDER", help="the run's folder (the file's output)")
     parser.add_argument("--resume", choices=["auto"], help="go on from the newest whole state")
+    parser.add_argument("--plan", action="store_true",
+                        help="say what it will take, without touching data or weights")  # fmt: skip
+    parser.add_argument("--gpu", metavar="NAME", help="with --plan: the one it must fit")
+    parser.add_argument("--devices", metavar="N", type=int, default=1, help="with --plan")
+    parser.add_argument("--json", action="store_true", help="with --plan: one JSON object")
     arguments = parser.parse_args(argv)
     if arguments.output:
         arguments.changes.append(f"output={arguments.output}")
+    if arguments.plan:
+        return tell_plan(arguments)
     return train(find(arguments.recipe), arguments.changes, arguments.resume == "auto")
+
+
+def tell_plan(arguments: argparse.Namespace) -> int:
+    import json
+
+    from train.plan import Lengths, biggest, plan, refuse
+    from train.recipe import read_recipe
+
+    recipe = read_recipe(find(arguments.recipe), arguments.changes)
+    found = plan(recipe, arguments.devices)
+    print(json.dumps(found.record()) if arguments.json else "\n".join(found.lines()))
+    refuse(recipe, found, arguments.gpu or biggest(), Lengths())
+    return 0
 
 
 def shipped() -> list[str]:

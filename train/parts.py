@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from adapters import lora
+from adapters.bert import start_from_bert
 from adapters.build import EMBEDDED, locate
 from adapters.checkpoint import (
     CONFIG,
@@ -23,6 +24,7 @@ from adapters.checkpoint import (
 )
 from adapters.config import CheckpointConfig, PartConfig, TokenizerConfig
 from adapters.folder import read_json
+from adapters.memory import Placement
 from adapters.registry import LANGUAGE_MODELS, VISION_ENCODERS
 from adapters.tokenizer import open_tokenizer
 from qformer.bridge import Bridge, BridgeConfig
@@ -48,44 +50,73 @@ class Parts:
     folders: dict[str, PartConfig | TokenizerConfig | None]
     kept: CheckpointConfig | None
     lora: Path | None = None  # of the start, where it is kept as it is
-    heads: Stage1 | None = None  # of the start
+    heads: Stage1 | None = None  # of stage 1
 
 
 def open_parts(recipe: Recipe) -> Parts:
     """Raises LoupeError for parts that do not fit together."""
+    named = planned_parts(recipe)
     kept, folder, old, heads = None, None, None, None
-    named: dict[str, Any] = {
-        "vision": recipe.start.vision,
-        "language": recipe.start.language,
-        "segmenter": None,
-        "tokenizer": recipe.start.tokenizer,
-    }
-    if recipe.start.checkpoint is not None:
+    if recipe.start.checkpoint:
         folder = start_folder(recipe.start.checkpoint)
         verify(folder)
         kept = load_config(folder)
         old, heads = load_trained(folder, kept)
-        for name in named:
-            part = getattr(kept, name)
-            if named[name] is None and part is not None:
-                named[name] = dataclasses.replace(part, path=str(locate(folder, part.path)))
     dtype = DTYPES[recipe.dtype]
-    vision = open_part(VISION_ENCODERS, named["vision"], "vision", dtype)
+    vision = open_part(VISION_ENCODERS, named["vision"], dtype)
+    if recipe.trains.vision:
+        vision.float()
     language = None
-    if recipe.stage != "stage1":
-        language = open_part(LANGUAGE_MODELS, named["language"], "language", dtype)
+    if named["language"] is not None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        placement = Placement(device if recipe.quantize else "cpu", recipe.quantize)
+        language = open_part(LANGUAGE_MODELS, named["language"], dtype, placement=placement)
     tokenizer = None
     if named["tokenizer"] is not None:
         tokenizer = open_tokenizer(named["tokenizer"].path, named["tokenizer"].revision)
     torch.manual_seed(recipe.loop.seed)
     bridge = fitting_bridge(recipe, old, vision, language, tokenizer)
-    if recipe.start.bert is not None:
-        from train.bert import start_from_bert
-
-        start_from_bert(bridge.qformer, recipe.start.bert)
+    if recipe.stage == "stage1" and heads is None:
+        heads = Stage1(bridge.qformer)
+    if recipe.start.bert:
+        start_from_bert(bridge.qformer, recipe.start.bert, heads)
     parts = Parts(vision, language, tokenizer, bridge, named, kept, heads=heads)
     put_lora(parts, recipe, folder)
+    if recipe.loop.checkpointing and language is not None:
+        language.recompute()
     return parts
+
+
+def planned_parts(recipe: Recipe) -> dict[str, Any]:
+    """The frozen parts by name, as a PartConfig or TokenizerConfig each, or None. Raises LoupeError
+    for one that is missing."""
+    start = recipe.start
+    named: dict[str, Any] = {
+        "vision": start.vision,
+        "language": start.language,
+        "segmenter": None,
+        "tokenizer": start.tokenizer,
+    }
+    if start.checkpoint:
+        folder = start_folder(start.checkpoint)
+        kept = load_config(folder)
+        for name in named:
+            part = getattr(kept, name)
+            if named[name] is None and part is not None:
+                named[name] = dataclasses.replace(part, path=str(locate(folder, part.path)))
+    if recipe.stage == "stage1":
+        named["language"] = None
+    for name in ("vision", "language")[: 1 + (recipe.stage != "stage1")]:
+        registry = {"vision": VISION_ENCODERS, "language": LANGUAGE_MODELS}[name]
+        if named[name] is None:
+            raise LoupeError(
+                f"start.{name} is missing: give its kind ({', '.join(registry)}) and path"
+            )
+        if named[name].kind not in registry:
+            raise LoupeError(
+                f"start.{name}.kind={named[name].kind!r} is unknown; known: {', '.join(registry)}"
+            )
+    return named
 
 
 def start_folder(name: str) -> Path:
@@ -98,58 +129,70 @@ def start_folder(name: str) -> Path:
     return folder
 
 
-def open_part(registry: dict[str, Any], part: PartConfig | None, name: str, dtype) -> Any:
-    if part is None:
-        raise LoupeError(f"start.{name} is missing: give its kind ({', '.join(registry)}) and path")
-    if part.kind not in registry:
-        raise LoupeError(
-            f"start.{name}.kind={part.kind!r} is unknown; known: {', '.join(registry)}"
-        )
+def open_part(registry: dict[str, Any], part: PartConfig, dtype: torch.dtype, **more: Any) -> Any:
     source = Path(part.path) if Path(part.path).is_dir() else part.path
-    return registry[part.kind](source, dtype, part.revision, **part.options)
+    return registry[part.kind](source, dtype, part.revision, **part.options, **more)
 
 
-def fitting_bridge(recipe: Recipe, old: Bridge | None, vision, language, tokenizer) -> Bridge:
-    """The bridge to train: the start's weights in the recipe's shape. Raises LoupeError where
-    widths clash."""
-    if recipe.bridge is not None:
-        config = recipe.bridge
-    elif old is not None:
-        config = old.config
-    else:
-        config = BridgeConfig()
-    width = None if language is None else language.width
-    if config.language_width not in (None, width) and language is not None:
+def fitting_config(
+    recipe: Recipe, old: BridgeConfig | None, image_width: int, width: int | None, words: int | None
+) -> BridgeConfig:
+    """The bridge's shape between these parts. image_width: of image_embeds. width: of the language
+    model, None without. words: in the tokenizer. Raises LoupeError where widths clash."""
+    config = recipe.bridge or old or BridgeConfig()
+    if config.language_width not in (None, width) and width is not None:
         raise LoupeError(
             f"bridge.language_width={config.language_width}, but the language model is {width} "
             "wide: leave it out"
         )
-    config = dataclasses.replace(
-        config,
-        language_width=width,
-        instruct=config.instruct and language is not None,
-        familiarity=False,  # it is fitted to the pictures of another run
-    )
+    instruct = config.instruct and width is not None
+    # familiarity is fitted to the pictures of another run
+    config = dataclasses.replace(config, language_width=width, instruct=instruct, familiarity=False)
     qformer = config.qformer
-    if qformer.encoder_hidden_size != vision.width:
+    if qformer.encoder_hidden_size != image_width:
         raise LoupeError(
             f"bridge.qformer.encoder_hidden_size={qformer.encoder_hidden_size}, but the vision "
-            f"encoder's image_embeds are {vision.width} wide: set it to {vision.width}"
+            f"encoder's image_embeds are {image_width} wide: set it to {image_width}"
         )
-    reads = language is None or config.instruct
-    if reads and tokenizer is None:
+    if (width is None or instruct) and words is None:
         raise LoupeError("the Q-Former reads text here: give start.tokenizer.path")
-    if reads and len(tokenizer) > qformer.vocab_size:
+    if (width is None or instruct) and words is not None and words > qformer.vocab_size:
         raise LoupeError(
-            f"bridge.qformer.vocab_size={qformer.vocab_size} is less than the {len(tokenizer)} of "
-            "the tokenizer: raise it, or choose the tokenizer it was trained with"
+            f"bridge.qformer.vocab_size={qformer.vocab_size} is less than the {words} of the "
+            "tokenizer: raise it, or choose the tokenizer it was trained with"
         )
+    return config
+
+
+def fitting_bridge(recipe: Recipe, old: Bridge | None, vision, language, tokenizer) -> Bridge:
+    """The bridge to train: the start's weights in the recipe's shape."""
+    config = fitting_config(
+        recipe,
+        old.config if old else None,
+        vision.width,
+        language.width if language else None,
+        len(tokenizer) if tokenizer else None,
+    )
     bridge = Bridge(config)
     if language is not None:
         scale_projection(bridge, language)
     if old is not None:
         take_over(bridge, old.state_dict())
     return bridge
+
+
+def planned_bridge(
+    recipe: Recipe, named: dict[str, Any], image_width: int, language: Any
+) -> Bridge:
+    """The same by its shape alone, on the meta device."""
+    old = None
+    if recipe.start.checkpoint:
+        old = load_config(start_folder(recipe.start.checkpoint)).bridge
+    width = None if language is None else language.get_input_embeddings().embedding_dim
+    config = recipe.bridge or old or BridgeConfig()
+    words = config.qformer.vocab_size if named["tokenizer"] else None
+    with torch.device("meta"):
+        return Bridge(fitting_config(recipe, old, image_width, width, words))
 
 
 @torch.no_grad()

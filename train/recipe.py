@@ -21,19 +21,19 @@ STAGES = ("stage1", "stage2", "instruct")
 
 @dataclass(frozen=True)
 class StartConfig:
-    """Where training starts. checkpoint: "embedded", a Loupe checkpoint's folder, or what stage 1
-    left; or the frozen parts by name: vision and language (kind and path as in a checkpoint's
-    config.json) and the Q-Former's tokenizer. bert: a BERT folder whose weights the Q-Former
-    starts from."""
+    """Where training starts. checkpoint: "embedded", or a Loupe checkpoint's folder; or the frozen
+    parts by name: vision and language (kind and path as in a checkpoint's config.json) and the
+    Q-Former's tokenizer, which also replace a checkpoint's. bert: a BERT folder or hub id whose
+    weights the Q-Former starts from."""
 
-    checkpoint: str | None = None
+    checkpoint: str = ""
     vision: PartConfig | None = None
     language: PartConfig | None = None
     tokenizer: TokenizerConfig | None = None
-    bert: str | None = None
+    bert: str = ""
 
     def __post_init__(self) -> None:
-        if self.checkpoint is None and self.vision is None:
+        if not self.checkpoint and self.vision is None:
             raise LoupeError(
                 'start names nothing: give start.checkpoint="embedded" or another, or start.vision '
                 "and start.language"
@@ -70,7 +70,8 @@ class Recipe:
     validate: data for loop.evaluate_every; evaluated: pictures of it. learn_validated: whether its
     pictures are learned where the data hold them too (data sets repeat pictures). turns:
     texts or questions of a picture in a step. text_tokens: of a caption in stage 1. bad_share: of
-    samples that may be bad. dtype: of the frozen parts."""
+    samples that may be bad. dtype: of the frozen parts; quantize: the language model's linear
+    layers in fewer bits (QLoRA, arXiv 2305.14314)."""
 
     stage: Literal["stage1", "stage2", "instruct"]
     start: StartConfig
@@ -86,6 +87,7 @@ class Recipe:
     bad_share: float = 0.1
     trains: Trains = field(default_factory=Trains)
     lora: LoraConfig | None = None
+    quantize: Literal["int8", "nf4"] | None = None
     bridge: BridgeConfig | None = None
     prompt: PromptConfig | None = None
     decoding: Decoding | None = None
@@ -108,6 +110,8 @@ class Recipe:
             )
         if self.stage == "stage1" and self.lora:
             raise LoupeError("stage1 has no language model: leave out [lora]")
+        if self.quantize and not self.lora:
+            raise LoupeError(f"quantize={self.quantize} trains a LoRA on top: add [lora]")
         if self.stage == "stage1" and self.loop.batch * self.turns < 2:
             raise LoupeError(
                 f"loop.batch={self.loop.batch} with turns={self.turns}: stage1 contrasts texts and "

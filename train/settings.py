@@ -20,9 +20,11 @@ class LoopConfig:
     the matrices inside blocks, at `muon` times the rate; layer_decay: times the rate, each layer
     further from the top (adamw); ema: decay of the average that is evaluated and kept, 0 for none;
     bf16: autocast on the forward pass, by default where the processor has units for it (elsewhere
-    it is slower than float32); save_every, log_every and evaluate_every (0: never): steps;
-    patience: evaluations without a better one before it stops, 0 for all steps; most_skipped:
-    steps in a row that may come out as NaN."""
+    it is slower than float32); checkpointing: the language model's activations are computed again,
+    not kept; prefetch: the next batch is made meanwhile, in a thread; save_every, log_every and
+    evaluate_every (0: never): steps; patience: evaluations without a better one before it stops, 0
+    for all steps; most_skipped: steps in a row that may come out as NaN; trackers: where the log
+    goes besides log.jsonl."""
 
     steps: int
     batch: int

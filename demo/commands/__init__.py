@@ -1,6 +1,6 @@
 """One module a command, light to import: SAYS and EXAMPLES for --help, `arguments` and `run`."""
 
-from demo.commands import ask, caption, chat, doctor, rank, segment
+from demo.commands import ask, caption, chat, convert, doctor, export, models, rank, segment
 
 COMMANDS = {
     "ask": ask,
@@ -8,5 +8,8 @@ COMMANDS = {
     "segment": segment,
     "rank": rank,
     "chat": chat,
+    "models": models,
+    "convert": convert,
+    "export": export,
     "doctor": doctor,
 }

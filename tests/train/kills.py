@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SAVE_EVERY = 5
-STEPS = int(os.environ.get("STEPS", "80"))
+STEPS = int(os.environ.get("STEPS", "40"))
 
 
 class Group:

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -74,7 +75,7 @@ def test_training_learns_what_it_is_shown(recipe_of):
     assert "data:image" in page
 
 
-def test_stage_1_then_stage_2_then_instruct(recipe_of, tmp_path, image):
+def test_stage_1_then_stage_2_then_instruct(recipe_of, tiny_folder, tmp_path, image):
     first = recipe_of("stage1", f"output={tmp_path / 'one'}")
     training = train(first)
     assert set(training.evaluate()) == {"score", "itc", "itm", "itg"}
@@ -136,6 +137,29 @@ def test_a_run_killed_anywhere_has_the_same_curve_with_and_without_features(reci
     fit(*run("broken"))
     assert curve("broken") == curve("whole")
     assert len(curve("whole")) == 4
+
+
+def test_recomputed_activations_give_the_same_gradients_from_less_memory(recipe_of):
+    found = []
+    for again in ("false", "true"):
+        recipe = recipe_of("instruct", "lora.rank=4", f"loop.checkpointing={again}")
+        training = Training(recipe, silent)
+        training.module.train()
+        batch = training.batch(np.random.default_rng(0), 0.0, 0)
+        kept = []
+        hooks = torch.autograd.graph.saved_tensors_hooks(
+            lambda t, kept=kept: (kept.append(t.numel()), t)[1], lambda t: t
+        )
+        torch.manual_seed(0)
+        with hooks:
+            loss = sum(training.losses(batch).values())
+        loss.backward()
+        lora = [p.grad for n, p in training.module.named_parameters() if "lora_B" in n]
+        found.append((sum(kept), float(loss), torch.cat([g.flatten() for g in lora])))
+    (much, loss, gradients), (little, again, same) = found
+    assert little < 0.9 * much
+    assert loss == pytest.approx(again, rel=1e-5)
+    torch.testing.assert_close(gradients, same, rtol=1e-3, atol=1e-6)
 
 
 def test_bad_samples_are_counted_and_replaced(recipe_of, little_data, tmp_path):

@@ -81,7 +81,7 @@ def wanted(arguments: argparse.Namespace, parser: argparse.ArgumentParser):
     return [source], wording_of(arguments.model)
 
 
-def wording_of(model: str | None, recipe: Any = None) -> Wording | None:
+def wording_of(model: str, recipe: Any = None) -> Wording | None:
     """From a checkpoint's settings alone, no weights; None where there is no language model."""
     from adapters.build import locate
     from adapters.checkpoint import load_config
@@ -89,7 +89,7 @@ def wording_of(model: str | None, recipe: Any = None) -> Wording | None:
     from adapters.tokenizer import open_tokenizer
     from train.parts import start_folder
 
-    if model is None or (recipe is not None and recipe.stage == "stage1"):
+    if not model or (recipe is not None and recipe.stage == "stage1"):
         return None
     folder = start_folder(model)
     config = load_config(folder)
