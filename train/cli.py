@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   loupe train tune --set data.0.path=mine --output runs/mine
                                                        a shipped recipe, by name
   torchrun --nproc_per_node=8 -m train.cli my.toml     on eight devices
+  loupe train my.toml --push me/my-model               upload it at the end, nothing frozen
   loupe train embedded                                 the embedded default, from nothing
 
 then
@@ -41,6 +42,8 @@ def main(argv: Sequence[str]) -> int:
                         help="change a setting of the file; again for more")  # fmt: skip
     parser.add_argument("--output", metavar="FOLDER", help="the run's folder (the file's output)")
     parser.add_argument("--resume", choices=["auto"], help="go on from the newest whole state")
+    parser.add_argument("--push", metavar="NAME/MODEL",
+                        help="at the end, upload what was trained with a model card")  # fmt: skip
     parser.add_argument("--plan", action="store_true",
                         help="say what it will take, without touching data or weights")  # fmt: skip
     parser.add_argument("--gpu", metavar="NAME", help="with --plan: the one it must fit")
@@ -51,7 +54,8 @@ def main(argv: Sequence[str]) -> int:
         arguments.changes.append(f"output={arguments.output}")
     if arguments.plan:
         return tell_plan(arguments)
-    return train(find(arguments.recipe), arguments.changes, arguments.resume == "auto")
+    resume = arguments.resume == "auto"
+    return train(find(arguments.recipe), arguments.changes, resume, arguments.push)
 
 
 def tell_plan(arguments: argparse.Namespace) -> int:
@@ -76,7 +80,7 @@ def find(name: str) -> Path:
     return CONFIGS / f"{name}.toml" if name in shipped() else Path(name)
 
 
-def train(file: Path, changes: Sequence[str], resume: bool) -> int:
+def train(file: Path, changes: Sequence[str], resume: bool, repository: str | None = None) -> int:
     from qformer.contracts import LoupeError
     from train import states
     from train.loop import Stopped, fit
@@ -110,6 +114,11 @@ def train(file: Path, changes: Sequence[str], resume: bool) -> int:
         for line in training.report():
             say(line)
         print(folder / "checkpoint")
+        if repository:
+            from train.card import push, write_card
+
+            write_card(recipe, file, folder, folder / "upload")
+            say(push(folder / "upload", repository))
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 from adapters.config import PartConfig, TokenizerConfig
 from qformer.bridge import BridgeConfig
 from qformer.contracts import Decoding, LoupeError
+from qformer.momentum import MomentumConfig
 from qformer.prompt import PromptConfig
 from train.config import read_config
 from train.data.source import DataConfig
@@ -71,7 +72,7 @@ class Recipe:
     pictures are learned where the data hold them too (data sets repeat pictures). turns:
     texts or questions of a picture in a step. text_tokens: of a caption in stage 1. bad_share: of
     samples that may be bad. dtype: of the frozen parts; quantize: the language model's linear
-    layers in fewer bits (QLoRA, arXiv 2305.14314)."""
+    layers in fewer bits (QLoRA, arXiv 2305.14314). momentum: ALBEF's teacher, for stage 1."""
 
     stage: Literal["stage1", "stage2", "instruct"]
     start: StartConfig
@@ -88,6 +89,7 @@ class Recipe:
     trains: Trains = field(default_factory=Trains)
     lora: LoraConfig | None = None
     quantize: Literal["int8", "nf4"] | None = None
+    momentum: MomentumConfig | None = None
     bridge: BridgeConfig | None = None
     prompt: PromptConfig | None = None
     decoding: Decoding | None = None
@@ -110,6 +112,8 @@ class Recipe:
             )
         if self.stage == "stage1" and self.lora:
             raise LoupeError("stage1 has no language model: leave out [lora]")
+        if self.momentum and self.stage != "stage1":
+            raise LoupeError(f"[momentum] teaches stage1, and this is {self.stage}: leave it out")
         if self.quantize and not self.lora:
             raise LoupeError(f"quantize={self.quantize} trains a LoRA on top: add [lora]")
         if self.stage == "stage1" and self.loop.batch * self.turns < 2:

@@ -70,10 +70,12 @@ class Training:
         if recipe.stage == "stage1":
             stage = TextStage(
                 parts.bridge, parts.tokenizer, mixture, sight, self.tally, count, turns,
-                recipe.text_tokens,
+                recipe.text_tokens, recipe.momentum,
             )  # fmt: skip
             if parts.heads is not None:  # the Q-Former's weights are the bridge's already
                 stage.module["stage1"].load_state_dict(parts.heads.state_dict())
+            if "momentum" in stage.module:  # the teacher starts as the student does
+                stage.module["momentum"].follow(stage.student, at_once=True)
             return stage
         wording = Wording(
             prompt_of(recipe, parts.kept), parts.bridge.config, parts.language, parts.tokenizer
@@ -118,7 +120,7 @@ class Training:
                 batch = self.stage.match(seen, prepared)
                 if len(set(batch["same"].tolist())) < 2:
                     continue  # nothing to contrast
-                losses = {n: float(v) for n, v in self.stage.losses(batch).items()}
+                losses = {n: float(v.detach()) for n, v in self.stage.losses(batch).items()}
                 scores = {
                     n: v * len(seen) for n, v in ({"score": -sum(losses.values())} | losses).items()
                 }

@@ -20,6 +20,8 @@ from torch.nn.utils.rnn import pad_sequence
 from adapters.language import answer_loss
 from qformer.bridge import Bridge, PassRows
 from qformer.contracts import LoupeError, TextTokenizer
+from qformer.momentum import Features, Momentum, MomentumConfig, momentum_itc_loss, teach
+from qformer.qformer import ImageMemory
 from qformer.stage1 import Stage1
 from train.asks import AreaKey, Placed, Visit, Wording, collate, place_areas, prompt_of
 from train.data.draw import Drawn, Mixture
@@ -199,16 +201,24 @@ class TextStage(SampleStage):
     """Stage 1 (ITC, ITM, ITG): captions for pictures, descriptions for their regions.
 
     bridge: one that does not read questions (instruct=false). turns: texts a picture, exactly; a
-    picture with fewer says the same again. most: tokens of a text.
+    picture with fewer says the same again. most: tokens of a text. momentum: see momentum.py.
     """
 
     def __init__(
         self, bridge: Bridge, tokenizer: TextTokenizer, mixture: Mixture, sight: Sight,
         tally: Tally, count: int, turns: int, most: int = 32,
+        momentum: MomentumConfig | None = None,
     ) -> None:  # fmt: skip
         super().__init__(mixture, sight, tally, count, turns)
         self.bridge, self.tokenizer, self.most = bridge, tokenizer, most
-        self.module = nn.ModuleDict({"bridge": bridge, "stage1": Stage1(bridge.qformer)})
+        stage1 = Stage1(bridge.qformer)
+        self.module = nn.ModuleDict({"bridge": bridge, "stage1": stage1})
+        self.student = Features(bridge.qformer, stage1.vision_projection, stage1.text_projection)
+        if momentum is not None:
+            shape = bridge.config.qformer
+            self.module["momentum"] = Momentum(
+                momentum, self.student, shape.num_queries, shape.itc_size
+            )
         if sight.trained:
             self.module["vision"] = sight.vision
 
@@ -261,11 +271,29 @@ class TextStage(SampleStage):
         device = image_embeds.device
         memory = self.bridge.remember(image_embeds)
         inputs = self.bridge.inputs(memory, rows_to(batch["rows"], device))
+        texts = {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
+        contrast = None
+        if "momentum" in self.module and self.module.training:
+            contrast = self._contrast(memory, inputs, texts)
         return self.module["stage1"].losses(
             inputs.pop("memory"),
-            *(batch[name].to(device) for name in ("input_ids", "attention_mask", "same")),
+            **texts,
+            same=batch["same"].to(device),
+            contrast=contrast,
             **inputs,
         )
+
+    def _contrast(self, memory: ImageMemory, inputs: dict, texts: dict[str, Tensor]):
+        momentum: Momentum = self.module["momentum"]
+        momentum.follow(self.student)
+        asked = {name: inputs.get(name) for name in ("query_embeds", "patch_bias")}
+        teacher = teach(momentum, self.student, memory.image_embeds, **asked, **texts)
+
+        def contrast(rows: Tensor, said: Tensor, same: Tensor) -> Tensor:
+            temperature = self.module["stage1"].temperature
+            return momentum_itc_loss(momentum, (rows, said), teacher, same, temperature)
+
+        return contrast
 
 
 def plain(caption: str) -> str:

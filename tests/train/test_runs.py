@@ -1,5 +1,6 @@
 """`loupe train CONFIG` from a TOML file to a checkpoint that answers."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -80,9 +81,8 @@ def test_stage_1_then_stage_2_then_instruct(recipe_of, tiny_folder, tmp_path, im
     training = train(first)
     assert set(training.evaluate()) == {"score", "itc", "itm", "itg"}
     start = f"start.checkpoint={tmp_path / 'one' / 'checkpoint'}"
-    language = (
-        f'start.language={{kind="decoder", path="{training.parts.folders["language"].path}"}}'
-    )
+    folder = tiny_folder("loupe").parent / "language"
+    language = f'start.language={{kind="decoder", path="{folder}"}}'
     second = recipe_of("stage2", start, language, f"output={tmp_path / 'two'}")
     bridge = Training(second, silent).parts.bridge
     theirs = training.parts.bridge.qformer.state_dict()
@@ -93,6 +93,28 @@ def test_stage_1_then_stage_2_then_instruct(recipe_of, tiny_folder, tmp_path, im
     train(recipe_of("instruct", last, f"output={tmp_path / 'three'}"))
     view = build(tmp_path / "three" / "checkpoint").encode(image)
     assert isinstance(view.caption(), str)
+
+
+def test_a_momentum_teacher_is_saved_and_resumed_with_the_rest(recipe_of, tmp_path):
+    extra = ["momentum.queue=32", "loop.evaluate_every=0", "momentum.decay=0.9"]
+    curves = []
+    for name, steps in (("whole", [4]), ("parts", [2, 4])):
+        for count in steps:
+            recipe = recipe_of("stage1", f"output={tmp_path / name}", *extra)
+            training = Training(recipe, silent)
+            loop = dataclasses.replace(recipe.loop, steps=4)
+            if count < 4:
+                batch, left = training.batch, iter(range(count))
+                training.batch = lambda *a, b=batch, n=left: (b(*a), next(n))[0]
+                with pytest.raises(StopIteration):
+                    fit(training, loop, tmp_path / name, silent)
+            else:
+                fit(training, loop, tmp_path / name, silent)
+        assert training.module["momentum"].filled == 32
+        lines = (tmp_path / name / "log.jsonl").read_text().splitlines()
+        curves.append([json.loads(line)["itc"] for line in lines])
+    assert curves[0] == curves[1]
+    assert len(curves[0]) == 4
 
 
 def test_a_lora_is_trained_on_or_kept(recipe_of, tmp_path):
@@ -212,6 +234,8 @@ def test_a_picture_that_is_validated_on_is_never_learned(recipe_of, tmp_path):
         (["trains.bridge=false"], "nothing is trained"),
         (["prompt.composer=text"], "is not trained"),
         (["data.0.weight=0"], "must be above 0"),
+        (["momentum.queue=9"], "teaches stage1"),
+        (["quantize=nf4"], "add [lora]"),
     ],
 )
 def test_a_recipe_that_does_not_fit_says_so_in_one_line(recipe_of, changes, says):
