@@ -8,6 +8,7 @@ import threading
 import webbrowser
 from collections.abc import Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,8 +19,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from demo import page
-from demo.app import ASSETS, Chat, Loader, build_page, theme
+from demo.app import ASSETS, build_page, theme
+from demo.handlers import Chat
+from demo.models import Loader
 from demo.serve.api import Api, Desk
 from demo.serve.auth import Logins
 from demo.serve.client import add_calls
@@ -97,20 +99,22 @@ def launch(
     limits: Limits | None = None,
     public_url: str | None = None,
     open_browser: bool = False,
+    saves: Path | None = None,
 ) -> Server:
     """Serve the chat at once and load the model meanwhile; returns while it runs.
 
     build: makes the assistant, in a thread. public_url: where others see the chat, behind a proxy.
+    saves: a folder in which visitors may have their corrections kept.
     Raises LoupeError where the port is taken.
     """
     limits, metrics = limits or Limits(), Metrics()
     listening = listen(host, port)
     worker = Worker(lambda part, seconds: metrics.model.observe(seconds, part=part))
     loader = Loader(lambda: take_turns(build(), worker))
-    chat = Chat(loader, title)
+    chat = Chat(loader, title, saves, limits.sessions)
     desk = Desk(limits, metrics)
     doors = Doors(loader.ready, limits)
-    blocks = build_page(chat)
+    blocks = build_page(lambda: chat, title)
     add_calls(blocks, doors, limits.answers)
     api, tools = Api(doors, desk, slug(title), metrics), Tools(doors, desk)
     app = mount(blocks, routes(loader, api, tools, metrics), limits, public_url)
@@ -184,7 +188,7 @@ def mount(
     app = Starlette(routes=beside, lifespan=quiet)
     return gr.mount_gradio_app(
         app, blocks, path="/", max_file_size=limits.upload, theme=theme(),
-        css=(ASSETS / "page.css").read_text() + page.region_css(),
+        css=(ASSETS / "page.css").read_text(),
         ssr_mode=False, footer_links=[], run_history=False, enable_monitoring=False,
         show_error=False, pwa=False, mcp_server=False, root_path=public_url if path else None,
     )  # fmt: skip
