@@ -41,6 +41,10 @@ class Loader:
         """The assistant, once it is there. Raises the LoupeError that building it met."""
         return self._future.result()
 
+    def done(self) -> bool:
+        """Whether it is there, or will never be."""
+        return self._future.done()
+
     def ready(self) -> Assistant | None:
         """The assistant, or None while it is not there."""
         there = self._future.done() and self._future.exception() is None

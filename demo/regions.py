@@ -182,7 +182,7 @@ class Regions:
             for area, score, logits in zip(
                 found.region_masks, found.scores, found.logits, strict=True
             )
-            if area.any()
+            if torch.count_nonzero(area)
         )
         region = self._region(number, found.region_masks[0], float(found.scores[0]))
         several = readings if len(readings) > 1 else ()
