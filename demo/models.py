@@ -135,6 +135,10 @@ class Loader:
             self.loading, self.error = None, met
             self._changed.notify_all()
 
+    def done(self) -> bool:
+        """Whether the model is there, or what building it met."""
+        return self._known
+
     def settled(self, seconds: float) -> bool:
         """Whether nothing is being read any more, within so many seconds."""
         with self._changed:
