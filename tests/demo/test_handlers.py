@@ -6,14 +6,14 @@ import threading
 from pathlib import Path
 
 import pytest
+from caller import Caller
 from gradio.utils import get_upload_folder
 from PIL import Image
 
 from demo import events
 from demo.app import ASSETS
 from demo.handlers import Chat
-from demo.models import SEGMENTERS, Chooser, Loader
-from qformer.contracts import LoupeError
+from demo.models import Loader
 
 
 @pytest.fixture
@@ -25,36 +25,16 @@ def chat(tiny_assistant, tmp_path, image):
     return made
 
 
-class Visitor:
-    """operate(op=...) -> canvas, talk; work(op=...) -> all talks."""
-
-    def __init__(self, chat):
-        self.chat, self.count = chat, 0
-        self.key, _, _ = chat.enter()
-        self.session = chat.sessions.get(self.key)
-        self.session.bucket.tokens = self.session.bucket.burst = 1000
-
-    def operate(self, **operation):
-        self.count += 1
-        return self.chat.operate(self.key, {"id": self.count, **operation})
-
-    def work(self, **operation):
-        return list(self.chat.work(self.key, operation))
-
-    def ask(self, question="what is this?"):
-        return self.work(op="ask", question=question)[-1]
-
-
 @pytest.fixture
 def visitor(chat):
-    made = Visitor(chat)
+    made = Caller(chat)
     canvas, _ = made.operate(op="example", name="noise.png")
     assert canvas["error"] == ""
     return made
 
 
 def test_from_example_to_answer(chat):
-    visitor = Visitor(chat)
+    visitor = Caller(chat)
     canvas, talk = visitor.operate(op="example", name="noise.png")
     assert canvas["picture"]["width"] == 60
     assert canvas["picture"]["src"].startswith("data:image/png;base64,")
@@ -144,7 +124,7 @@ def test_stop_keeps_what_was_written(chat, visitor):
 
 
 def test_a_question_that_fails_comes_back_into_the_box(chat, visitor):
-    talk = Visitor(chat).ask()
+    talk = Caller(chat).ask()
     assert (talk["entries"], talk["kept"]) == ([], "what is this?")
     assert "no picture yet" in talk["note"]
     for question in ("", "why " * 200, "x" * (events.MAX_QUESTION + 1)):
@@ -175,7 +155,7 @@ def test_settings_hold_for_this_visitor(chat, visitor):
     canvas, talk = visitor.operate(op="settings", **wanted)
     assert (canvas["error"], talk["settings"]) == ("", wanted)
     assert visitor.ask()["entries"][-1]["state"] == "withheld"
-    assert Visitor(chat).session.settings.threshold == 0
+    assert Caller(chat).session.settings.threshold == 0
     canvas, talk = visitor.operate(op="settings", **{**wanted, "beams": 4, "temperature": 1.0})
     assert "exclude each other" in canvas["error"]
     assert talk["settings"] == wanted
@@ -213,7 +193,7 @@ def test_corrections_are_kept_only_where_switched_on(visitor, tmp_path):
 def test_where_nothing_may_be_kept_it_is_not_offered(tiny_assistant):
     chat = Chat(Loader(lambda: tiny_assistant, "tiny").start())
     chat.loader.wait()
-    visitor = Visitor(chat)
+    visitor = Caller(chat)
     canvas, talk = visitor.operate(op="settings", **{**SETTINGS, "save": True})
     assert "nothing is kept here" in canvas["error"]
     assert not talk["saves"]
@@ -371,118 +351,3 @@ def test_an_operation_that_breaks_says_so_and_keeps_the_page(visitor, monkeypatc
     canvas, _ = visitor.operate(**POINT)
     assert "ZeroDivisionError" in canvas["error"]
     assert canvas["picture"]["id"] == 1
-
-
-# Loading -----------------------------------------------------------------------------------------
-
-
-def test_the_header_tells_of_loading_ready_and_failed(tiny_assistant):
-    gate = threading.Event()
-    slow = Chat(Loader(lambda: gate.wait() and tiny_assistant, "tiny").start())
-    states = slow.status()
-    assert next(states)["state"] == "loading"
-    gate.set()
-    ready = next(states)
-    assert (ready["state"], ready["text"]) == ("ready", "tiny")
-    assert ready["knows"] == "tiny random weights"
-
-
-@pytest.mark.parametrize("error", [LoupeError("no such model"), MemoryError("secret")])
-def test_a_model_that_does_not_load_is_said_in_the_header_and_at_the_picture(error, caplog):
-    def build():
-        raise error
-
-    chat = Chat(Loader(build, "broken").start())
-    *_, header = chat.status()
-    assert header["state"] == "failed"
-    assert header["text"]
-    assert "secret" not in header["text"]
-    with pytest.raises(LoupeError):
-        chat.loader.wait()
-    assert chat.loader.ready() is None
-
-
-def test_another_model_is_chosen_while_the_old_one_answers(tiny_assistant, image):
-    gate = threading.Event()
-    second = type(tiny_assistant)(
-        tiny_assistant.vision, tiny_assistant.bridge, tiny_assistant.language,
-        tiny_assistant.segmenter, tiny_assistant.config, tiny_assistant.tokenizer,
-    )  # fmt: skip
-    asked = []
-
-    def another(model, segmenter):
-        asked.append((model, segmenter))
-        gate.wait()
-        if model == "embedded":
-            raise LoupeError("too little memory: nf4 would fit")
-        return second
-
-    chat = Chat(Loader(lambda: tiny_assistant, "tiny", Chooser(another)).start())
-    chat.loader.wait()
-    visitor = Visitor(chat)
-    visitor.session.open(image)
-    wanted = {"op": "choose", "model": "Salesforce/blip2-opt-2.7b", "segmenter": None}
-    states = chat.model(wanted)
-    shown = next(states)
-    assert (shown["state"], shown["text"]) == ("loading", "loading Salesforce/blip2-opt-2.7b")
-    assert "is being read" in next(chat.model(wanted))["note"]
-    assert visitor.session.picture().view.assistant is tiny_assistant
-    visitor.ask()
-    gate.set()
-    *_, shown = states
-    assert (shown["state"], shown["text"], shown["note"]) == ("ready", "blip2-opt-2.7b", "")
-    assert visitor.session.picture().view.assistant is second
-    *_, shown = chat.model({"op": "choose", "model": "embedded", "segmenter": None})
-    assert (shown["state"], shown["note"]) == ("ready", "too little memory: nf4 would fit")
-    assert chat.loader.ready() is second
-    assert asked == [("Salesforce/blip2-opt-2.7b", None), ("embedded", None)]
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        None, {"op": "choose"}, {"op": "choose", "model": "../../etc", "segmenter": None},
-        {"op": "choose", "model": "somebody/pickle", "segmenter": None},
-        {"op": "choose", "model": "embedded", "segmenter": "http://10.0.0.1/"},
-    ],
-    ids=str,
-)  # fmt: skip
-def test_a_model_that_is_not_on_the_list_is_not_read(tiny_assistant, data):
-    def never(*named):
-        raise AssertionError(named)
-
-    chat = Chat(Loader(lambda: tiny_assistant, "tiny", Chooser(never)).start())
-    chat.loader.wait()
-    (shown,) = chat.model(data)
-    assert shown["note"]
-    assert chat.loader.loading is None
-
-
-def test_where_models_are_not_chosen_nobody_can(chat):
-    for data in ({"op": "list"}, {"op": "choose", "model": "embedded", "segmenter": None}):
-        (shown,) = chat.model(data)
-        assert "not chosen here" in shown["note"]
-        assert not shown["chooses"]
-
-
-def test_the_list_says_what_each_model_needs():
-    offered = Chooser(lambda *named: None, "bf16").models()
-    assert offered[0]["model"] == "embedded"
-    assert offered[0]["memory"] < 10**8
-    sizes = {one["model"]: one["memory"] for one in offered}
-    assert sizes["Salesforce/blip2-opt-2.7b"] == pytest.approx(7.9e9, rel=0.1)
-    assert all(one["licence"] and one["suits"] for one in [*offered, *Chooser.segmenters()])
-
-
-def test_the_segmenters_have_the_parameters_that_are_said():
-    import torch
-    from transformers import SamConfig, SamModel
-
-    shapes = {"base": (768, 12, 12), "large": (1024, 24, 16), "huge": (1280, 32, 16)}
-    for name, parameters, _ in SEGMENTERS:
-        width, layers, heads = shapes[name.rpartition("-")[2]]
-        vision = {"hidden_size": width, "num_hidden_layers": layers, "mlp_dim": 4 * width,
-                  "num_attention_heads": heads}  # fmt: skip
-        with torch.device("meta"):
-            model = SamModel(SamConfig(vision_config=vision))
-        assert sum(parameter.numel() for parameter in model.parameters()) == parameters
