@@ -1,11 +1,12 @@
 """One module a command, light to import: SAYS and EXAMPLES for --help, `arguments` and `run`."""
 
-from demo.commands import ask, caption, chat, convert, doctor, export, models, rank, segment
+from demo.commands import ask, caption, chat, convert, doctor, export, find, models, rank, segment
 
 COMMANDS = {
     "ask": ask,
     "caption": caption,
     "segment": segment,
+    "find": find,
     "rank": rank,
     "chat": chat,
     "models": models,
