@@ -5,7 +5,8 @@ The release's weights under their own names; the prompt encoder and the decoder 
 
 from __future__ import annotations
 
-import re
+import dataclasses
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
@@ -25,34 +26,39 @@ FILES = ("model.safetensors", "mobile_sam.pt")
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear")
 UNUSED = ("image_encoder.norm_head.", "image_encoder.head.")  # TinyViT's classifier
 
-# How the names of SAM's release become transformers', of what comes behind the image encoder.
-RELEASE_NAMES = [
-    (r"prompt_encoder\.point_embeddings\.", "prompt_encoder.point_embed."),
-    (r"mask_downscaling\.0\.", "mask_embed.conv1."),
-    (r"mask_downscaling\.1\.", "mask_embed.layer_norm1."),
-    (r"mask_downscaling\.3\.", "mask_embed.conv2."),
-    (r"mask_downscaling\.4\.", "mask_embed.layer_norm2."),
-    (r"mask_downscaling\.6\.", "mask_embed.conv3."),
+# Parts of names, as SAM's release and as transformers write them; a name holds at most one.
+HEADS = [f"output_hypernetworks_mlps.{token}." for token in range(4)] + ["iou_prediction_head."]
+NAMES = [
+    ("prompt_encoder.point_embeddings.", "prompt_encoder.point_embed."),
+    ("mask_downscaling.0.", "mask_embed.conv1."),
+    ("mask_downscaling.1.", "mask_embed.layer_norm1."),
+    ("mask_downscaling.3.", "mask_embed.conv2."),
+    ("mask_downscaling.4.", "mask_embed.layer_norm2."),
+    ("mask_downscaling.6.", "mask_embed.conv3."),
     (
-        r"prompt_encoder\.pe_layer\.positional_encoding_gaussian_matrix",
+        "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
         "shared_image_embedding.positional_embedding",
     ),
-    (r"(transformer\.layers\.\d+)\.norm(\d)\.", r"\1.layer_norm\2."),
-    (r"norm_final_attn", "layer_norm_final_attn"),
-    (r"output_upscaling\.0\.", "upscale_conv1."),
-    (r"output_upscaling\.1\.", "upscale_layer_norm."),
-    (r"output_upscaling\.3\.", "upscale_conv2."),
-    (r"((?:mlps\.\d+|iou_prediction_head)\.)layers\.0\.", r"\1proj_in."),
-    (r"((?:mlps\.\d+|iou_prediction_head)\.)layers\.1\.", r"\1layers.0."),
-    (r"((?:mlps\.\d+|iou_prediction_head)\.)layers\.2\.", r"\1proj_out."),
+    *((f".{layer}.norm{n}.", f".{layer}.layer_norm{n}.") for layer in "01" for n in "1234"),
+    ("transformer.norm_final_attn.", "transformer.layer_norm_final_attn."),
+    ("output_upscaling.0.", "upscale_conv1."),
+    ("output_upscaling.1.", "upscale_layer_norm."),
+    ("output_upscaling.3.", "upscale_conv2."),
+    *((f"{head}layers.0.", f"{head}proj_in.") for head in HEADS),
+    *((f"{head}layers.1.", f"{head}layers.0.") for head in HEADS),
+    *((f"{head}layers.2.", f"{head}proj_out.") for head in HEADS),
 ]
 
 
-def renamed(name: str) -> str:
-    """A name of SAM's release as transformers writes it; the image encoder's stay."""
-    if not name.startswith("image_encoder."):
-        for release, ours in RELEASE_NAMES:
-            name = re.sub(release, ours, name)
+def renamed(name: str, to_release: bool = False) -> str:
+    """A name of SAM's release as transformers writes it, or the other way; the image encoder's
+    stay."""
+    if name.startswith("image_encoder."):
+        return name
+    for release, theirs in NAMES:
+        old, new = (theirs, release) if to_release else (release, theirs)
+        if old in name:
+            return name.replace(old, new)
     return name
 
 
@@ -84,7 +90,7 @@ class MobileSam(nn.Module):
             vision_config=SimpleNamespace(image_size=vision.image_size),
             prompt_encoder_config=config.prompt_encoder_config,
         )
-        self.vision, self.grid = vision, grid
+        self.vision, self.decoder, self.grid = vision, decoder or {}, grid
         self.image_encoder = TinyVit(vision)
         self.shared_image_embedding = SamPositionalEmbedding(config.vision_config)
         self.prompt_encoder = SamPromptEncoder(config)
@@ -121,6 +127,25 @@ class MobileSamSegmenter(SamSegmenter):
         model = MobileSam(*_config(source))
         load_strictly(model, weights, path)
         return cls(model.to(dtype), IMAGENET)
+
+
+def save_mobilesam(model: MobileSam, folder: Path) -> None:
+    """A folder that `MobileSamSegmenter.open` reads, its weights under the release's names."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "model_type": "mobilesam",
+        **dataclasses.asdict(model.vision),
+        "mask_decoder": model.decoder,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    weights = {
+        renamed(name, to_release=True): value.contiguous()
+        for name, value in model.state_dict().items()
+        if not name.startswith("prompt_encoder.shared_embedding.")
+    }
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
 def _config(source: Source) -> tuple[TinyVitConfig, dict[str, Any]]:

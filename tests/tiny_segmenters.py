@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 DECODER = {"hidden_size": 32, "mlp_dim": 48, "num_attention_heads": 2, "iou_head_hidden_dim": 32}
 FPN = {
@@ -135,10 +136,11 @@ def sam3_config() -> Any:
 
 def clip_tokenizer(folder: Path) -> None:
     """Bytes and a few merges: CLIP's tokenizer with next to no vocabulary."""
+    from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
-    from transformers.models.gpt2.tokenization_gpt2 import bytes_to_unicode
 
-    letters = list(bytes_to_unicode().values())
+    letters = ByteLevel.alphabet()
+    letters = sorted(letters)
     words = [*letters, *(letter + "</w>" for letter in letters)][:396]
     vocabulary = {word: place for place, word in enumerate(words)}
     for special in ("<|startoftext|>", "<|endoftext|>"):
@@ -167,6 +169,11 @@ def sam3_video(folder: Path) -> Path:
     config = Sam3VideoConfig(detector_config=sam3_config().to_dict(), tracker_config=tracker)
     save(Sam3VideoModel(config), folder)
     clip_tokenizer(folder)
+    # transformers 5.23 writes a prefix twice that the published file has once
+    weights = load_file(folder / "model.safetensors")
+    doubled = "tracker_model.tracker_model."
+    weights = {name.replace(doubled, "tracker_model."): value for name, value in weights.items()}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
     return folder
 
 
@@ -189,20 +196,17 @@ def efficientsam(folder: Path) -> Path:
 
 def mobilesam(folder: Path) -> Path:
     """Under the names of the release."""
-    from adapters.segmenter_mobilesam import MobileSam, MobileSamSegmenter
+    from adapters.segmenter_mobilesam import MobileSam, save_mobilesam
     from adapters.tinyvit import TinyVitConfig
 
     torch.manual_seed(0)
-    shape = {
-        "image_size": 64, "widths": [8, 16, 16, 24], "depths": [1, 1, 1, 1],
-        "heads": [1, 2, 2, 2], "windows": [3, 3, 4, 3], "strides": [2, 1, 1], "channels": 32,
-    }  # fmt: skip
-    decoder = {key: value for key, value in DECODER.items() if key != "hidden_size"}
-    config = {"model_type": "mobilesam", **shape, "mask_decoder": decoder}
-    model = MobileSam(TinyVitConfig(**{k: tuple(v) if isinstance(v, list) else v
-                                       for k, v in shape.items()}), decoder)  # fmt: skip
+    vision = TinyVitConfig(
+        image_size=64, widths=(8, 16, 16, 24), depths=(1, 1, 1, 1), heads=(1, 2, 2, 2),
+        windows=(3, 3, 4, 3), strides=(2, 1, 1), channels=32,
+    )  # fmt: skip
+    model = MobileSam(vision, {key: n for key, n in DECODER.items() if key != "hidden_size"})
     for parameter in model.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.2)
-    MobileSamSegmenter.save(model.half(), folder, config)
+    save_mobilesam(model.half(), folder)
     return folder
