@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
+from torch import nn
 
 from adapters import lavis, lora
-from adapters.checkpoint import CONFIG, LORA, is_relative, load_bridge, load_config, verify
+from adapters.checkpoint import CONFIG, LORA, is_relative, load_config, load_trained, verify
 from adapters.config import PartConfig
-from adapters.folder import Source, read_json, read_settings
-from adapters.published import PRESETS, PUBLISHED, RETRIEVAL, Published, open_published
+from adapters.folder import HERE, read_json, read_settings
+from adapters.memory import Placement, Quantize
+from adapters.published import (
+    PRESETS,
+    PUBLISHED,
+    RETRIEVAL,
+    Published,
+    open_published,
+    open_retrieval,
+)
 from adapters.registry import LANGUAGE_MODELS, SEGMENTERS, VISION_ENCODERS
 from adapters.tokenizer import open_tokenizer
+from adapters.weights import Source
 from qformer.assistant import Assistant, AssistantConfig
 from qformer.contracts import CheckpointError
+from qformer.retrieval import Ranker
 
 EMBEDDED = Path(__file__).parent / "embedded" / "loupe"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -29,41 +40,102 @@ def build(
     dtype: torch.dtype = torch.float32,
     vision: Source | None = None,
     language: Source | None = None,
+    tokenizer: Source | None = None,
+    quantize: Quantize | None = None,
+    device_map: Literal["auto"] | None = None,
 ) -> Assistant:
     """The assistant of a checkpoint, in evaluation mode.
 
     model: "embedded", the folder of a Loupe checkpoint, the folder or hub id of a published BLIP-2
     or InstructBLIP, or a LAVIS .pth of stage 2, with the vision and language (folders or hub ids)
-    it was trained with. segmenter: another one than the checkpoint's own, by folder or hub id; a
-    published model has none. dtype: of the frozen parts, whatever they are stored in; the bridge
-    computes in float32. Raises CheckpointError if a file is missing or damaged.
+    it was trained with, and the tokenizer of its Q-Former if that reads the question. segmenter:
+    another one than the checkpoint's own, by folder or hub id; a published model has none. dtype:
+    of the frozen parts, whatever they are stored in; the bridge computes in float32. quantize:
+    the language model's linear layers. device_map: "auto" spreads the language model over all
+    GPUs and the CPU; the rest goes to the first GPU. Raises CheckpointError if a file is missing
+    or damaged, or the memory too small.
     """
+    if device_map and torch.device(device).type == "cpu" and torch.cuda.is_available():
+        device = "cuda:0"
+    placement = Placement(str(device), quantize, device_map)
     if str(model).endswith(lavis.SUFFIXES):
         if vision is None or language is None:
             raise CheckpointError(
                 f"{model} holds the bridge alone: name the vision encoder and the language model "
                 "it was trained with (--vision, --language)"
             )
-        parts = lavis.open_lavis(Path(model), vision, language, dtype)
-        return published_assistant(parts, segmenter, dtype).to(device)
+        parts = lavis.open_lavis(Path(model), vision, language, dtype, tokenizer, placement)
+        return placed(published_assistant(parts, segmenter, dtype), placement)
     if vision is not None or language is not None:
         raise CheckpointError(f"{model} brings its own frozen parts: leave out vision and language")
     source, settings = find(model)
-    if settings.get("architectures") == [RETRIEVAL]:
+    if settings.get("architectures") == [RETRIEVAL] or compares(settings):
         raise CheckpointError(
-            f"{model} compares pictures with texts and answers no questions: loupe rank uses it"
+            f"{model} compares pictures with texts and answers no questions: loupe rank and loupe "
+            "find use it"
         )
     if settings.get("model_type") in PUBLISHED:
-        parts = open_published(source, settings["model_type"], dtype)
+        parts = open_published(source, settings["model_type"], dtype, placement=placement)
         assistant = published_assistant(parts, segmenter, dtype)
     elif "vision" in settings and isinstance(source, Path):
-        assistant = open_checkpoint(source, segmenter, dtype)
+        assistant = open_checkpoint(source, segmenter, dtype, placement)
     else:
         raise CheckpointError(
             f"{model} is of another kind (its {CONFIG} names no vision encoder, and is neither "
             "BLIP-2's nor InstructBLIP's): give one of those, or a Loupe checkpoint"
         )
-    return assistant.to(device)
+    return placed(assistant, placement)
+
+
+def build_ranker(
+    model: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    vision: Source | None = None,
+    tokenizer: Source | None = None,
+) -> Ranker:
+    """A model that compares pictures with texts: a Blip2ForImageTextRetrieval, a Loupe checkpoint
+    with stage 1's heads, or a LAVIS .pth of stage 1 or retrieval, with the vision encoder and the
+    tokenizer (BERT's) it was trained with. Raises CheckpointError."""
+    placement = Placement(str(device))
+    if str(model).endswith(lavis.SUFFIXES):
+        if vision is None or tokenizer is None:
+            raise CheckpointError(
+                f"{model} holds the bridge alone: name the vision encoder and the tokenizer it was "
+                "trained with (--vision, --tokenizer)"
+            )
+        return lavis.open_ranker(Path(model), vision, tokenizer, dtype, placement).to(device)
+    source, settings = find(model)
+    if settings.get("heads") and isinstance(source, Path):
+        verify(source)
+        config = load_config(source)
+        bridge, stage1 = load_trained(source, config)
+        assert stage1 is not None  # config.heads
+        assert config.tokenizer is not None
+        encoder = open_part(source, VISION_ENCODERS, config.vision, dtype, placement)
+        words = open_tokenizer(locate(source, config.tokenizer.path), config.tokenizer.revision)
+        return Ranker(encoder, bridge, stage1, words, config.bridge.end_id).to(device)
+    if settings.get("model_type") == "blip-2" and settings.get("architectures") == [RETRIEVAL]:
+        return open_retrieval(source, dtype, placement=placement).to(device)
+    raise CheckpointError(
+        f"{model} compares no pictures with texts (it has no ITC and ITM heads): give a "
+        f"{RETRIEVAL}, such as Salesforce/blip2-itm-vit-g"
+    )
+
+
+def compares(settings: dict[str, Any]) -> bool:
+    """Whether this is the config.json of a Loupe checkpoint of stage 1."""
+    return bool(settings.get("heads")) and settings.get("language") is None
+
+
+def placed(assistant: Assistant, placement: Placement) -> Assistant:
+    """The assistant on its device; a language model that was put there part by part stays."""
+    if not (placement.device_map or placement.quantize):
+        return assistant.to(placement.device)
+    for part in (assistant.vision, assistant.bridge, assistant.segmenter):
+        if part is not None:
+            cast(nn.Module, part).to(placement.device)
+    return assistant
 
 
 def find(model: str | Path) -> tuple[Source, dict[str, Any]]:
@@ -88,33 +160,52 @@ def published_assistant(
     return Assistant(parts.vision, parts.bridge, parts.language, segments, config, parts.tokenizer)
 
 
-def open_checkpoint(folder: Path, segmenter: str | Path | None, dtype: torch.dtype) -> Assistant:
-    """The assistant of a Loupe checkpoint."""
+def open_checkpoint(
+    folder: Path, segmenter: str | Path | None, dtype: torch.dtype, placement: Placement = HERE
+) -> Assistant:
+    """The assistant of a Loupe checkpoint with a language model."""
     verify(folder)
     config = load_config(folder)
-    bridge = load_bridge(folder, config)
-
-    def part(registry: dict[str, Any], chosen: PartConfig) -> Any:
-        if chosen.kind not in registry:
-            raise CheckpointError(
-                f"{folder / CONFIG}: kind {chosen.kind!r} is unknown; known: {', '.join(registry)}"
-            )
-        return registry[chosen.kind](locate(folder, chosen.path), dtype, chosen.revision)
-
-    vision = part(VISION_ENCODERS, config.vision)
-    language = part(LANGUAGE_MODELS, config.language)
+    bridge, _ = load_trained(folder, config)
+    assert config.language is not None  # `compares` was asked first
+    vision = open_part(folder, VISION_ENCODERS, config.vision, dtype, placement)
+    if config.lora and placement.quantize:
+        raise CheckpointError(
+            f"{folder} has a LoRA, which is merged into whole weights: leave out --quantize"
+        )
+    language = open_part(folder, LANGUAGE_MODELS, config.language, dtype, placement)
     if config.lora:
         lora.merge(language, folder / LORA)
     if segmenter is not None:
         segments = open_segmenter(segmenter, dtype)
+    elif config.segmenter:
+        segments = open_part(folder, SEGMENTERS, config.segmenter, dtype)
     else:
-        segments = part(SEGMENTERS, config.segmenter) if config.segmenter else None
+        segments = None
     tokenizer = None
     if config.tokenizer is not None:
         source = locate(folder, config.tokenizer.path)
         tokenizer = open_tokenizer(source, config.tokenizer.revision)
     settings = AssistantConfig(config.prompt, config.decoding, config.domain, config.suggestions)
     return Assistant(vision, bridge, language, segments, settings, tokenizer)
+
+
+def open_part(
+    folder: Path,
+    registry: dict[str, Any],
+    chosen: PartConfig,
+    dtype: torch.dtype,
+    placement: Placement | None = None,
+) -> Any:
+    """A frozen part that the config.json in `folder` names."""
+    if chosen.kind not in registry:
+        raise CheckpointError(
+            f"{folder / CONFIG}: kind {chosen.kind!r} is unknown; known: {', '.join(registry)}"
+        )
+    options: dict[str, Any] = {**chosen.options}
+    if placement is not None:
+        options["placement"] = placement
+    return registry[chosen.kind](locate(folder, chosen.path), dtype, chosen.revision, **options)
 
 
 def open_segmenter(source: str | Path, dtype: torch.dtype = torch.float32) -> Any:

@@ -15,7 +15,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from torch import Tensor
 
 from adapters import lora
 from adapters.config import CheckpointConfig
-from adapters.folder import read_json
+from adapters.folder import listed, read_json
 from qformer.bridge import Bridge, BridgeConfig
 from qformer.config import from_dict
 from qformer.contracts import CheckpointError, LoupeError
+from qformer.stage1 import Stage1
 
 CONFIG, WEIGHTS, LORA, MANIFEST = "config.json", "model.safetensors", "lora", "manifest.json"
 
@@ -38,29 +40,43 @@ def save_checkpoint(
     bridge: Bridge,
     language: Any = None,
     dtype: torch.dtype = torch.float32,
+    heads: Stage1 | None = None,
 ) -> None:
     """Write a whole checkpoint at once: a killed writer leaves the old one, or none.
 
     language: the LanguageModel with a LoRA attached, where config.lora says so. dtype: of the
-    stored weights. An older checkpoint at `folder` is replaced.
+    stored weights. heads: of stage 1, where config.heads says so. An older checkpoint at `folder`
+    is replaced.
     """
+    weights = {
+        name: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype)
+        for name, value in (bridge.state_dict() | (heads.state_dict() if heads else {})).items()
+    }
+    with whole(folder) as new:
+        write_checkpoint(new, config, weights)
+        if config.lora:
+            lora.save(language, new / LORA)
+        write_manifest(new)
+
+
+def write_checkpoint(folder: Path, config: CheckpointConfig, weights: dict[str, Tensor]) -> None:
+    """config.json and the weights as they are, into a folder that `whole` gave."""
     from safetensors.torch import save_file
 
+    settings = {"format": config.format} | dataclasses.asdict(config)
+    (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
+    save_file({k: v.contiguous() for k, v in weights.items()}, folder / WEIGHTS)
+
+
+@contextmanager
+def whole(folder: str | Path) -> Iterator[Path]:
+    """A new folder to write into, which takes the place of `folder` once all is written."""
     folder = Path(folder).resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         new.chmod(0o755)
-        settings = {"format": config.format} | dataclasses.asdict(config)
-        (new / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
-        weights = {
-            name: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype)
-            for name, value in bridge.state_dict().items()
-        }
-        save_file({k: v.contiguous() for k, v in weights.items()}, new / WEIGHTS)
-        if config.lora:
-            lora.save(language, new / LORA)
-        write_manifest(new)
+        yield new
         for file in new.rglob("*"):
             if file.is_file():
                 with file.open("rb") as handle:
@@ -86,6 +102,11 @@ def load_config(folder: Path) -> CheckpointConfig:
 
 def load_bridge(folder: Path, config: CheckpointConfig) -> Bridge:
     """The trained bridge in float32, every weight found and none left over."""
+    return load_trained(folder, config)[0]
+
+
+def load_trained(folder: Path, config: CheckpointConfig) -> tuple[Bridge, Stage1 | None]:
+    """The bridge, and stage 1's heads around its Q-Former where the checkpoint holds them."""
     from safetensors.torch import load_file
 
     try:
@@ -94,36 +115,51 @@ def load_bridge(folder: Path, config: CheckpointConfig) -> Bridge:
         raise CheckpointError(
             f"{folder / WEIGHTS} is missing or damaged: copy the folder again"
         ) from None
-    return bridge_of(config.bridge, weights, f"{folder / WEIGHTS} does not fit {CONFIG}")
+    what = f"{folder / WEIGHTS} does not fit {CONFIG}"
+    return trained_of(config.bridge, weights, what, heads=config.heads)
 
 
-def bridge_of(
-    config: BridgeConfig, weights: dict[str, Tensor], what: str, homeless: Sequence[str] = ()
-) -> Bridge:
-    """A bridge in float32 with exactly these weights, by our names.
+def trained_of(
+    config: BridgeConfig,
+    weights: dict[str, Tensor],
+    what: str,
+    homeless: Sequence[str] = (),
+    heads: bool = False,
+    absent: tuple[str, ...] = (),
+) -> tuple[Bridge, Stage1 | None]:
+    """A bridge, and stage 1's heads, in float32 with exactly these weights, by our names.
 
-    homeless: foreign names nothing of ours answers to. what: how the message of a CheckpointError
-    begins, if weights are missing, left over or of another shape.
+    homeless: foreign names nothing of ours answers to. absent: beginnings of names that need not
+    be there, and then keep their start. what: how the message of a CheckpointError begins, if
+    weights are missing, left over or of another shape.
     """
     with torch.device("meta"):  # no time is spent on weights that are replaced at once
         bridge = Bridge(config)
-    known = bridge.state_dict()
-    missing = sorted(known.keys() - weights)
-    unexpected = sorted([*(weights.keys() - known), *homeless])
+    stage1 = Stage1(bridge.qformer) if heads else None
+    known = bridge.state_dict() | (stage1.state_dict() if stage1 else {})
+    missing = {name for name in known.keys() - weights if not name.startswith(absent)}
+    unexpected = [*(weights.keys() - known), *homeless]
     if missing or unexpected:
         raise CheckpointError(
-            f"{what}: {len(missing)} weights missing "
-            f"({', '.join(missing[:2]) or 'none'}), {len(unexpected)} unexpected "
-            f"({', '.join(unexpected[:2]) or 'none'})"
+            f"{what}: {len(missing)} weights missing ({listed(missing) or 'none'}), "
+            f"{len(unexpected)} unexpected ({listed(unexpected) or 'none'})"
         )
-    for name, value in weights.items():
-        if value.shape != known[name].shape:
-            raise CheckpointError(
-                f"{what}: {name} is {tuple(value.shape)}, expected {tuple(known[name].shape)}"
-            )
+    shaped = {
+        f"{name} is {tuple(value.shape)}, expected {tuple(known[name].shape)}"
+        for name, value in weights.items()
+        if value.shape != known[name].shape
+    }
+    if shaped:
+        raise CheckpointError(f"{what}: {listed(shaped)}")
     floats = {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
-    bridge.load_state_dict(floats, assign=True)
-    return bridge
+    own = bridge.state_dict().keys()
+    bridge.load_state_dict({k: v for k, v in floats.items() if k in own}, assign=True)
+    if stage1 is not None:
+        stage1.load_state_dict(
+            {k: v for k, v in floats.items() if not k.startswith("qformer.") and k not in own},
+            strict=False, assign=True,
+        )  # fmt: skip
+    return bridge, stage1
 
 
 def write_manifest(folder: Path) -> None:

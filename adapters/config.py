@@ -15,11 +15,18 @@ FORMAT = 1
 @dataclass(frozen=True)
 class PartConfig:
     """A frozen part. kind: its name in adapters/registry.py. path: a folder, relative to the
-    checkpoint's own, or a hub id; revision: which version of the latter."""
+    checkpoint's own, or a hub id; revision: which version of the latter. image_size: of a vision
+    encoder, another side than its own in pixels; its positions are then interpolated."""
 
     kind: str
     path: str
     revision: str | None = None
+    image_size: int | None = None
+
+    @property
+    def options(self) -> dict[str, int]:
+        """What the registry's entry is told beyond source, dtype and revision."""
+        return {} if self.image_size is None else {"image_size": self.image_size}
 
 
 @dataclass(frozen=True)
@@ -32,17 +39,20 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """config.json. segmenter None: regions come as region_masks only. tokenizer: for a bridge
-    that reads text. lora: a lora/ folder is merged into the language model. domain: what the
-    model knows, in a sentence; None: pictures of any kind. suggestions: questions a chat offers."""
+    """config.json. language None: a stage-1 model, which compares pictures with texts. segmenter
+    None: regions come as region_masks only. tokenizer: for a bridge that reads text. heads: stage
+    1's are stored beside the bridge. lora: a lora/ folder is merged into the language model.
+    domain: what the model knows, in a sentence; None: pictures of any kind. suggestions: questions
+    a chat offers."""
 
     vision: PartConfig
-    language: PartConfig
+    language: PartConfig | None
     bridge: BridgeConfig
     segmenter: PartConfig | None = None
     tokenizer: TokenizerConfig | None = None
     prompt: PromptConfig = field(default_factory=PromptConfig)
     decoding: Decoding = field(default_factory=Decoding)
+    heads: bool = False
     lora: bool = False
     domain: str | None = None
     suggestions: Suggestions = field(default_factory=Suggestions)
@@ -54,6 +64,12 @@ class CheckpointConfig:
                 f"format={self.format}: this Loupe reads format {FORMAT}; install the Loupe that "
                 "wrote the checkpoint"
             )
+        if self.language is None and not self.heads:
+            raise LoupeError("language=null needs heads=true: there is nothing else to answer with")
+        if self.heads and self.tokenizer is None:
+            raise LoupeError("heads=true needs a tokenizer, that of the Q-Former's text side")
+        if self.language is None and (self.lora or self.bridge.language_width is not None):
+            raise LoupeError("language=null goes with lora=false and bridge.language_width=null")
 
     @property
     def parts(self) -> list[PartConfig | TokenizerConfig]:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from adapters import memory, quantize
+from adapters.memory import Placement, Shapes
+from adapters.weights import Source, WeightFiles
 from qformer.contracts import CheckpointError
 
-Source = str | Path  # a folder here, or (str only) a model id on the hub
+HERE = Placement()
+# model_types of whole models, which hold a `vision_model` and perhaps a `language_model`
+WHOLE = ("blip-2", "instructblip")
+LANGUAGE_CLASSES = {  # of the language models in them
+    "opt": "OPTForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "t5": "T5ForConditionalGeneration",
+}
 
 
 def is_folder(source: Source) -> bool:
@@ -57,19 +67,26 @@ def open_model(
     revision: str | None = None,
     architecture: str | None = None,
     ignore_missing: tuple[str, ...] = (),
+    part: str | None = None,
+    placement: Placement = HERE,
 ) -> Any:
     """The transformers model of a folder or hub id, in evaluation mode, every weight found.
 
     architecture: class name, by default the one config.json names. ignore_missing: beginnings of
-    names of weights the caller does not use. Raises CheckpointError if the folder is incomplete.
+    names of weights the caller does not use. part: the one wanted of a whole BLIP-2 or
+    InstructBLIP, "vision_model" or "language_model". Weights stay where the files are mapped into
+    memory, unless they are to have another dtype; those are changed one by one. Raises
+    CheckpointError if the folder is incomplete or the memory too small.
     """
-    named = read_settings(source, "config.json", revision).get("architectures") or [None]
-    name = architecture or named[0]
-    if is_folder(source) and not any(Path(source).glob("*.safetensors")):
-        raise CheckpointError(
-            f"{source} has no .safetensors weights: copy the whole folder again, or save it anew "
-            "with save_pretrained"
-        )
+    settings = read_settings(source, "config.json", revision)
+    if part == "language_model":
+        settings = settings.get("text_config") or {}
+        architecture = architecture or LANGUAGE_CLASSES.get(settings.get("model_type", ""))
+    name = architecture or (settings.get("architectures") or [None])[0]
+    stored = WeightFiles(source, revision)
+    prefix = f"{part}." if part else ""
+    theirs = {key: shape for key, shape in stored.shapes().items() if key.startswith(prefix)}
+    memory.check(source, theirs if part else named(theirs), dtype, placement)
     import transformers
 
     # Straight to the class: the Auto classes import far more.
@@ -79,6 +96,17 @@ def open_model(
             f"config.json of {source} names the architecture {name!r}, which transformers "
             f"{transformers.__version__} does not have: choose another model"
         )
+    options: dict[str, Any] = {}
+    if part:
+        options["key_mapping"] = {rf"^{part}\.": ""}
+    if part == "language_model":
+        whole = transformers.AutoConfig.from_pretrained(source, revision=revision or "main")
+        options["config"] = whole.text_config
+    if placement.quantize:
+        options["quantization_config"] = quantize.settings(placement.quantize, dtype)
+        options["device_map"] = placement.device_map or {"": placement.device}
+    elif placement.device_map:
+        options["device_map"] = placement.device_map
     try:
         with quiet():
             model, report = model_class.from_pretrained(
@@ -87,22 +115,42 @@ def open_model(
                 revision=revision or "main",
                 use_safetensors=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are listed below
+                **options,
             )
     except Exception as error:  # transformers and safetensors raise a dozen kinds here
         raise CheckpointError(
             f"{source} does not open as {name} ({type(error).__name__}): a file is missing or "
             "damaged, copy the folder again"
         ) from error
-    wrong = sorted(
-        [key for key in report["missing_keys"] if not key.startswith(ignore_missing)]
-        + [str(key[0]) for key in report["mismatched_keys"]]
-    )
-    if wrong:  # transformers would go on with random weights
-        raise CheckpointError(
-            f"{source} lacks {len(wrong)} weights of {name}, {wrong[0]} the first: copy the "
-            "folder again"
-        )
+    missing = [key for key in report["missing_keys"] if not key.startswith(ignore_missing)]
+    shaped = [str(key[0]) for key in report["mismatched_keys"]]
+    beyond = [prefix + key for key in report["unexpected_keys"] if part and prefix + key in theirs]
+    for keys, how in (
+        (missing, "lacks {} weights of {}: {}"),
+        (shaped, "has {} weights of {} in another shape: {}"),
+        (beyond, "has {} weights that no {} has: {}"),
+    ):
+        if keys:  # transformers would go on with random weights
+            says = how.format(len(keys), name, listed(keys))
+            raise CheckpointError(f"{source} {says}; copy the folder again")
+    if part == "language_model":  # as transformers' own generate has it, whatever the folder says
+        model.generation_config = transformers.GenerationConfig.from_model_config(model.config)
+    if placement.quantize:
+        quantize.guard(model)
     return model.eval()
+
+
+def named(shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """The shapes of a model in a folder of its own, by the names they have in a whole one."""
+    return {f"language_model.{key}": shape for key, shape in shapes.items()}
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """Names in a message, the first few."""
+    ordered = sorted(names)
+    rest = len(ordered) - most
+    return ", ".join(ordered[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 @contextmanager

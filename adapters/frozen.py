@@ -21,8 +21,11 @@ class Frozen(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.parameters()).device
+        # What accelerate keeps elsewhere until it is used is on the meta device meanwhile.
+        devices = [parameter.device for parameter in self.parameters()]
+        return next((one for one in devices if one.type != "meta"), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
+        # Quantised weights are stored as bytes; what computes beside them tells the dtype.
+        return next(one.dtype for one in self.parameters() if one.is_floating_point())

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adapters.folder import Source, open_model
+from adapters.folder import HERE, WHOLE, open_model, read_settings
 from adapters.frozen import Frozen
+from adapters.memory import Placement
 from adapters.tokenizer import Tokenizer, open_tokenizer
+from adapters.weights import Source
 from qformer.contracts import Decoding
 
 
@@ -29,9 +31,17 @@ class HuggingFaceLanguageModel(Frozen):
 
     @classmethod
     def open(
-        cls, source: Source, dtype: torch.dtype = torch.float32, revision: str | None = None
+        cls,
+        source: Source,
+        dtype: torch.dtype = torch.float32,
+        revision: str | None = None,
+        placement: Placement = HERE,
     ) -> Self:
-        return cls(open_model(source, dtype, revision), open_tokenizer(source, revision))  # type: ignore[call-arg]
+        """A language model's folder or hub id, or that of a whole BLIP-2 that holds one."""
+        whole = read_settings(source, "config.json", revision).get("model_type") in WHOLE
+        part = "language_model" if whole else None
+        model = open_model(source, dtype, revision, part=part, placement=placement)
+        return cls(model, open_tokenizer(source, revision))  # type: ignore[call-arg]
 
     def tokenize(self, text: str) -> Tensor:
         return torch.tensor(self.tokenizer(text), dtype=torch.long, device=self.device)

@@ -14,6 +14,8 @@ from adapters.language import HuggingFaceLanguageModel
 from adapters.tokenizer import Tokenizer
 from qformer.contracts import CheckpointError, Decoding, QuestionError
 
+T5_OVERFLOWS = "the language model is a T5, which overflows in float16: use bfloat16 or float32"
+
 
 class EncoderDecoderLanguageModel(HuggingFaceLanguageModel):
     """qformer's LanguageModel over a T5. It keeps no prefix: the encoder re-reads the text."""
@@ -22,9 +24,7 @@ class EncoderDecoderLanguageModel(HuggingFaceLanguageModel):
 
     def __init__(self, model: Any, tokenizer: Tokenizer) -> None:
         if model.dtype == torch.float16:
-            raise CheckpointError(
-                "the language model is a T5, which overflows in float16: use bfloat16 or float32"
-            )
+            raise CheckpointError(T5_OVERFLOWS)
         # n_positions is what T5 was trained on
         super().__init__(model, tokenizer, getattr(model.config, "n_positions", 512))
         self.decoder_start_id: int = model.config.decoder_start_token_id

@@ -11,20 +11,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from adapters.checkpoint import bridge_of
-from adapters.folder import Source, open_model
+from adapters import memory
+from adapters.checkpoint import trained_of
+from adapters.folder import HERE, read_settings
 from adapters.language_decoder import DecoderLanguageModel
-from adapters.language_encoder_decoder import EncoderDecoderLanguageModel
+from adapters.language_encoder_decoder import T5_OVERFLOWS, EncoderDecoderLanguageModel
+from adapters.memory import FROZEN, Placement
 from adapters.tokenizer import HubTokenizer, open_tokenizer
-from adapters.vision import HuggingFaceVisionEncoder, Normalisation
+from adapters.vision import HuggingFaceVisionEncoder, open_eva
+from adapters.weights import Source, WeightFiles
 from qformer.bridge import Bridge, BridgeConfig
 from qformer.config import QFormerConfig
 from qformer.contracts import CheckpointError, Decoding
 from qformer.convert import from_huggingface
 from qformer.prompt import PromptConfig
 from qformer.retrieval import Ranker
-from qformer.stage1 import Stage1
 
 # model_type -> the class that holds the whole model
 PUBLISHED = {
@@ -32,6 +35,7 @@ PUBLISHED = {
     "instructblip": "InstructBlipForConditionalGeneration",
 }
 RETRIEVAL = "Blip2ForImageTextRetrieval"  # its model_type is "blip-2" too
+TRAINING = ("temperature", "generation_head.")  # heads that no Hugging Face model has
 INSTRUCTION = 128  # tokens of a question that InstructBLIP's Q-Former was trained to read
 
 # These models know a picture's tokens and words, no names of regions: a region is first captioned
@@ -70,68 +74,81 @@ class Published:
 
 
 def open_published(
-    source: Source, kind: str, dtype: torch.dtype = torch.float32, revision: str | None = None
+    source: Source,
+    kind: str,
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+    placement: Placement = HERE,
 ) -> Published:
     """A folder or hub id whose config.json says `kind`, one of PUBLISHED.
 
-    dtype: of the frozen parts; the bridge computes in float32. Raises CheckpointError.
+    dtype: of the frozen parts; the bridge computes in float32. Each part reads its own weights
+    where the files are mapped into memory. Raises CheckpointError.
     """
-    model = open_model(source, dtype, revision, PUBLISHED[kind])
-    config, instruct = model.config, kind == "instructblip"
+    config, instruct = whole_config(source, revision), kind == "instructblip"
     encodes = not config.use_decoder_only_language_model
-    words = open_tokenizer(source, revision)
-    tokenizer = _bert_tokenizer(source, revision, "qformer_tokenizer") if instruct else None
+    if encodes and dtype == torch.float16:
+        raise CheckpointError(f"{source}: {T5_OVERFLOWS}")
+    stored = WeightFiles(source, revision)
+    memory.check(source, stored.shapes(), dtype, placement)  # before anything is read
+    tokenizer = bert_tokenizer(source, revision, "qformer_tokenizer") if instruct else None
+    ours, homeless = bridge_weights(stored)
+    what = f"{source} is not a BLIP-2 that Loupe knows"
+    bridge, _ = trained_of(bridge_config(config, tokenizer), ours, what, homeless)
     language_class = EncoderDecoderLanguageModel if encodes else DecoderLanguageModel
-    shape = _bridge_config(config, tokenizer)
-    bridge = _bridge(model, shape, source)
-    vision = HuggingFaceVisionEncoder(  # the norm behind the last block belongs to the bridge
-        model.vision_model, 1, Normalisation.open(source, revision), hidden_state=-1
+    return Published(
+        vision_of(source, dtype, revision, placement),
+        bridge,
+        language_class.open(source, dtype, revision, placement=placement),
+        tokenizer,
+        PROMPTS["instruct" if instruct else "t5" if encodes else "opt"],
     )
-    prompt = PROMPTS["instruct" if instruct else "t5" if encodes else "opt"]
-    return Published(vision, bridge, language_class(model.language_model, words), tokenizer, prompt)
 
 
 def open_retrieval(
-    source: Source, dtype: torch.dtype = torch.float32, revision: str | None = None
+    source: Source,
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+    placement: Placement = HERE,
 ) -> Ranker:
     """A Blip2ForImageTextRetrieval. Raises CheckpointError."""
-    model = open_model(source, dtype, revision, RETRIEVAL)
-    words = _bert_tokenizer(source, revision)
-    theirs = model.config.qformer_config
-    qformer = _qformer_config(
-        model.config,
-        vocab_size=theirs.vocab_size,
-        text_feed_forward=True,
-        cls_id=words.tokenizer.cls_token_id,
-        dec_id=theirs.vocab_size - 1,
-        itc_size=model.config.image_text_hidden_size,
-    )
-    bridge = Bridge(BridgeConfig(qformer))
-    stage1 = Stage1(bridge.qformer)
-    own = ("vision_model.embeddings.", "vision_model.encoder.")
-    ours, homeless = from_huggingface(
-        {k: v for k, v in model.state_dict().items() if not k.startswith(own)}
-    )
-    ours = {name: value.float() for name, value in ours.items()}
-    norm = {k: v for k, v in ours.items() if k.startswith("image_layernorm.")}
-    rest = {k: v for k, v in ours.items() if k not in norm}
-    # These two are for training alone, and not in the folder.
-    absent = {k for k in stage1.state_dict() if k.startswith(("temperature", "generation_head."))}
-    wrong = sorted(homeless + list((stage1.state_dict().keys() - absent) ^ rest.keys()))
-    if wrong or not norm:
-        raise CheckpointError(
-            f"{source} is not a retrieval model that Loupe knows: {len(wrong)} weights do not fit,"
-            f" {', '.join(wrong[:3])}"
-        )
-    stage1.load_state_dict(rest, strict=False)
-    bridge.load_state_dict(norm, strict=False)
-    vision = HuggingFaceVisionEncoder(
-        model.vision_model, 1, Normalisation.open(source, revision), hidden_state=-1
-    )
+    words = bert_tokenizer(source, revision)
+    config = whole_config(source, revision)
+    stored = WeightFiles(source, revision)
+    memory.check(source, stored.shapes(), dtype, placement)
+    ours, homeless = bridge_weights(stored)
+    # Two heads are for training alone, and not in the folder.
+    what = f"{source} is not a retrieval model that Loupe knows"
+    shape = retrieval_config(config, words)
+    bridge, stage1 = trained_of(shape, ours, what, homeless, heads=True, absent=TRAINING)
+    assert stage1 is not None  # heads=True
+    vision = vision_of(source, dtype, revision, placement)
     return Ranker(vision, bridge, stage1, words, words.tokenizer.sep_token_id)
 
 
-def _bert_tokenizer(source: Source, revision: str | None, subfolder: str = "") -> HubTokenizer:
+def vision_of(
+    source: Source, dtype: torch.dtype, revision: str | None, placement: Placement
+) -> HuggingFaceVisionEncoder:
+    """A whole model's vision encoder; the norm behind its last block belongs to the bridge."""
+    return open_eva(source, dtype, revision, placement=placement)
+
+
+def whole_config(source: Source, revision: str | None = None) -> Any:
+    """transformers' config of a whole model."""
+    from transformers import AutoConfig
+
+    read_settings(source, "config.json", revision)  # its absence is said in our words
+    return AutoConfig.from_pretrained(source, revision=revision or "main")
+
+
+def bridge_weights(stored: WeightFiles) -> tuple[dict[str, Tensor], list[str]]:
+    """What of a whole model is the bridge's, by our names, and what has no home."""
+    return from_huggingface(stored.read(name for name in stored if not name.startswith(FROZEN)))
+
+
+def bert_tokenizer(
+    source: Source, revision: str | None = None, subfolder: str = ""
+) -> HubTokenizer:
     """The tokenizer of a Q-Former's text side."""
     words = open_tokenizer(source, revision, subfolder)
     if not isinstance(words, HubTokenizer) or words.tokenizer.cls_token_id is None:
@@ -142,7 +159,7 @@ def _bert_tokenizer(source: Source, revision: str | None, subfolder: str = "") -
     return words
 
 
-def _qformer_config(config: Any, **changes: Any) -> QFormerConfig:
+def qformer_config(config: Any, **changes: Any) -> QFormerConfig:
     theirs = config.qformer_config
     return QFormerConfig(
         hidden_size=theirs.hidden_size,
@@ -160,16 +177,17 @@ def _qformer_config(config: Any, **changes: Any) -> QFormerConfig:
     )
 
 
-def _bridge_config(config: Any, tokenizer: HubTokenizer | None) -> BridgeConfig:
+def bridge_config(config: Any, tokenizer: HubTokenizer | None) -> BridgeConfig:
     """tokenizer: of the Q-Former, where it reads the question."""
     theirs = config.qformer_config
     if tokenizer is None:
         return BridgeConfig(
-            _qformer_config(config, vocab_size=0, text_feed_forward=False),
+            qformer_config(config, vocab_size=0, text_feed_forward=False),
             language_width=config.text_config.hidden_size,
+            image_norm_eps=config.vision_config.layer_norm_eps,
         )
     return BridgeConfig(
-        _qformer_config(
+        qformer_config(
             config,
             vocab_size=theirs.vocab_size,
             cls_id=tokenizer.tokenizer.cls_token_id,
@@ -179,12 +197,22 @@ def _bridge_config(config: Any, tokenizer: HubTokenizer | None) -> BridgeConfig:
         instruct=True,
         max_instruction=min(INSTRUCTION, theirs.max_position_embeddings),
         end_id=tokenizer.tokenizer.sep_token_id,
+        image_norm_eps=config.vision_config.layer_norm_eps,
     )
 
 
-def _bridge(model: Any, config: BridgeConfig, source: Source) -> Bridge:
-    """The Q-Former and what surrounds it, out of a whole model; the rest keeps its weights."""
-    frozen = ("vision_model.embeddings.", "vision_model.encoder.", "language_model.")
-    theirs = {k: v for k, v in model.state_dict().items() if not k.startswith(frozen)}
-    ours, homeless = from_huggingface(theirs)
-    return bridge_of(config, ours, f"{source} is not a BLIP-2 that Loupe knows", homeless)
+def retrieval_config(config: Any, words: HubTokenizer) -> BridgeConfig:
+    """words: the Q-Former's tokenizer."""
+    theirs = config.qformer_config
+    return BridgeConfig(
+        qformer_config(
+            config,
+            vocab_size=theirs.vocab_size,
+            text_feed_forward=True,
+            cls_id=words.tokenizer.cls_token_id,
+            dec_id=theirs.vocab_size - 1,
+            itc_size=config.image_text_hidden_size,
+        ),
+        image_norm_eps=config.vision_config.layer_norm_eps,
+        end_id=words.tokenizer.sep_token_id,
+    )

@@ -22,7 +22,7 @@ from adapters.vision import Normalisation
 from qformer.contracts import Capabilities, RegionError, Segmentation, SegmentPrompt
 from qformer.proposals import Everything, Proposal
 
-EMBEDDING_LIMIT = 96 * 2**20  # bytes; SAM 2's features of a picture take 17 MB in float32
+EMBEDDING_LIMIT = 192 * 2**20  # bytes; in float32 SAM's takes 4 MB, SAM 2's 17, SAM 3's 132
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adapters.efficientsam import BOTTOM_RIGHT, TOP_LEFT, EfficientSam, EfficientSamConfig
-from adapters.folder import Source, is_folder, read_settings
+from adapters.folder import is_folder, read_settings
 from adapters.segmenter import Embedding, PromptableSegmenter
 from adapters.vision import Normalisation
-from adapters.weights import load_strictly, read_weights, weight_file
+from adapters.weights import Source
+from adapters.release import load_strictly, read_weights, weight_file
 from qformer.config import from_dict
 from qformer.contracts import Capabilities
 

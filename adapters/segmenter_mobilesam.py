@@ -14,11 +14,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from adapters.folder import Source, is_folder, read_settings
+from adapters.folder import is_folder, read_settings
 from adapters.segmenter_sam import SamSegmenter
 from adapters.tinyvit import TinyVit, TinyVitConfig
 from adapters.vision import Normalisation
-from adapters.weights import load_strictly, read_weights, weight_file
+from adapters.weights import Source
+from adapters.release import load_strictly, read_weights, weight_file
 from qformer.config import from_dict
 from qformer.contracts import Capabilities
 

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adapters.folder import Source, open_model, read_settings
+from adapters.folder import open_model, read_settings
 from adapters.segmenter import Embedding, PromptableSegmenter
 from adapters.vision import Normalisation
+from adapters.weights import Source
 from qformer.contracts import Capabilities, CheckpointError
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear")
@@ -30,8 +31,8 @@ class Sam2Segmenter(PromptableSegmenter):
     usual = IMAGENET  # where the folder does not say
 
     def __init__(self, model: Any, normalisation: Normalisation) -> None:
-        size = model.config.prompt_encoder_config.image_size
-        super().__init__(model, size if isinstance(size, int) else size[0], normalisation)
+        # Not from model.config, which of a video model's folder is the outer one.
+        super().__init__(model, model.prompt_encoder.input_image_size, normalisation)
         self.freeze()
         self.positions: Tensor
         with torch.no_grad():  # the same for every picture and click

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from adapters.folder import Source, open_model, read_settings
+from adapters.folder import open_model, read_settings
 from adapters.roi import roi_align
 from adapters.segmenter import Embedding, grow
 from adapters.segmenter_sam2 import Sam2Segmenter
 from adapters.vision import Normalisation
+from adapters.weights import Source
 from qformer.contracts import Capabilities, CheckpointError, RegionError
 from qformer.proposals import Proposal
 
@@ -56,6 +57,9 @@ class Sam3Segmenter(Sam3TrackerSegmenter):
         )  # fmt: skip
         self.detector = detector
         self.words = words
+        if tracker is not None:  # both were published with one backbone: keep it, and run it, once
+            backbone = Once(detector.vision_encoder.backbone)
+            detector.vision_encoder.backbone = tracker.vision_encoder.backbone = backbone
         stand_in_for_torchvision()
         self.freeze()
 
@@ -88,7 +92,10 @@ class Sam3Segmenter(Sam3TrackerSegmenter):
     def features(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         """The tracker's three feature maps, if any, then the detector's."""
         seen = self.detector.vision_encoder(pixel_values)
-        clicked = super().features(pixel_values) if self.clicks else ()
+        clicked: tuple[Tensor, ...] = ()
+        if self.clicks:
+            clicked = super().features(pixel_values)
+            self.detector.vision_encoder.backbone.forget()
         return (*clicked, *seen.fpn_hidden_states[:-1])
 
     def decode(self, embedding: Embedding, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -155,8 +162,26 @@ class Sam3Segmenter(Sam3TrackerSegmenter):
         return boxes, labels
 
 
+class Once(nn.Module):
+    """A backbone that two readers of the same pixels share: it runs for the first of them."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.forget()
+
+    def forget(self) -> None:
+        self.pixel_values: Tensor | None = None
+        self.output: Any = None
+
+    def forward(self, pixel_values: Tensor, **kwargs: Any) -> Any:
+        if self.pixel_values is not pixel_values:
+            self.pixel_values, self.output = pixel_values, self.backbone(pixel_values, **kwargs)
+        return self.output
+
+
 def image_size(detector: Any) -> int:
-    size = detector.config.vision_config.backbone_config.image_size
+    size = detector.vision_encoder.config.backbone_config.image_size
     return size if isinstance(size, int) else size[0]
 
 

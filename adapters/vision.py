@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adapters.folder import Source, open_model, read_settings
+from adapters.folder import HERE, open_model, read_settings
 from adapters.frozen import Frozen
+from adapters.memory import Placement
+from adapters.weights import Source
 from qformer.contracts import CheckpointError
 
 # model_type -> class that holds the image side alone, and its tokens before the patches.
@@ -25,7 +27,19 @@ ARCHITECTURES: dict[str, tuple[str, int]] = {
     "clip_vision_model": ("CLIPVisionModel", 1),
     "blip_2_vision_model": ("Blip2VisionModel", 1),
     "dpt": ("DPTModel", 1),  # its encoder; the hybrids have a convolutional stem
+    "siglip2": (
+        "Siglip2VisionModel",
+        0,
+    ),  # the one of any aspect ratio; others call themselves siglip
+    "siglip2_vision_model": ("Siglip2VisionModel", 0),
+    "align": ("AlignVisionModel", 0),  # a convolutional net: its last map is the patches
+    "align_vision_model": ("AlignVisionModel", 0),
 }
+WHOLE = {  # models that hold a vision encoder as `vision_model`
+    "blip-2": ("Blip2VisionModel", 1),
+    "instructblip": ("InstructBlipVisionModel", 1),
+}
+ALIGN_STRIDE = 32  # pixels a cell of its last map
 
 
 @dataclass(frozen=True)
@@ -40,18 +54,24 @@ class Normalisation:
     def open(cls, source: Source, revision: str | None = None) -> Self:
         settings = read_settings(source, "preprocessor_config.json", revision)
         try:
-            mean, std = tuple(settings["image_mean"]), tuple(settings["image_std"])
+            mean, std = settings["image_mean"], settings["image_std"]
         except KeyError as key:
             raise CheckpointError(
                 f"preprocessor_config.json of {source} lacks {key}: copy the folder again"
             ) from None
+        if "rescale_offset" in settings:  # an EfficientNet's: other values than [0, 1], twice
+            gain = 255 * settings.get("rescale_factor", 1 / 255)
+            shift = 1.0 if settings["rescale_offset"] else 0.0
+            again = std if settings.get("include_top", True) else [1.0] * 3
+            mean = [(one + shift) / gain for one in mean]
+            std = [one * other / gain for one, other in zip(std, again, strict=True)]
         resample = {2: "bilinear", 3: "bicubic"}.get(settings.get("resample", 3))  # PIL's numbers
         if resample is None:
             raise CheckpointError(
                 f"preprocessor_config.json of {source} asks for resample="
                 f"{settings['resample']}; 2 (bilinear) and 3 (bicubic) are known"
             )
-        return cls(mean, std, resample)
+        return cls(tuple(mean), tuple(std), resample)
 
 
 class HuggingFaceVisionEncoder(Frozen):
@@ -72,10 +92,14 @@ class HuggingFaceVisionEncoder(Frozen):
     ) -> None:
         super().__init__()
         config = model.config
-        size, patch = image_size or config.image_size, config.patch_size
-        self.interpolates = image_size not in (None, config.image_size)
+        size, patch = image_size or self.side(config), config.patch_size
+        self.interpolates = image_size not in (None, self.side(config))
         height, width = (size, size) if isinstance(size, int) else size
         patch_height, patch_width = (patch, patch) if isinstance(patch, int) else patch
+        if image_size and (height % patch_height or width % patch_width):
+            raise CheckpointError(
+                f"image_size={image_size} is not a multiple of the patches' {patch_height} pixels"
+            )
         self.image_size: tuple[int, int] = (height, width)
         self.grid: tuple[int, int] = (height // patch_height, width // patch_width)
         self.leading_tokens = leading_tokens
@@ -89,6 +113,11 @@ class HuggingFaceVisionEncoder(Frozen):
         self.register_buffer("mean", mean[:, None, None], persistent=False)
         self.register_buffer("std", std[:, None, None], persistent=False)
         self.freeze()
+
+    @staticmethod
+    def side(config: Any) -> Any:
+        """The side of its pictures, in pixels, or (height, width)."""
+        return config.image_size
 
     def preprocess(self, image: Tensor) -> Tensor:
         """(H, W, 3) uint8 -> (3, h, w) float32; within two grey levels of Pillow, and faster."""
@@ -105,46 +134,111 @@ class HuggingFaceVisionEncoder(Frozen):
     @torch.no_grad()
     def encode(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, h, w) -> image_embeds (B, leading_tokens + patches, width) float32."""
+        return self.read(pixel_values.to(self.device, self.dtype)).float()
+
+    def read(self, pixel_values: Tensor) -> Tensor:
+        """What the model itself says of pixel_values of its own dtype."""
         output = self.model(
-            pixel_values=pixel_values.to(self.device, self.dtype),
+            pixel_values=pixel_values,
             output_hidden_states=self.hidden_state is not None,
             **({"interpolate_pos_encoding": True} if self.interpolates else {}),
         )
         if self.hidden_state is None:
-            return output.last_hidden_state.float()
-        return output.hidden_states[self.hidden_state].float()
+            return output.last_hidden_state
+        return output.hidden_states[self.hidden_state]
+
+
+class Siglip2VisionEncoder(HuggingFaceVisionEncoder):
+    """SigLIP 2's NaFlex models (arXiv 2502.14786), which are given patches; here a square of them,
+    the one whose positions they store."""
+
+    @staticmethod
+    def side(config: Any) -> Any:
+        return round(config.num_patches**0.5) * config.patch_size
+
+    def read(self, pixel_values: Tensor) -> Tensor:
+        rows, columns = self.grid
+        patch = self.image_size[0] // rows
+        cut = pixel_values.unflatten(3, (columns, patch)).unflatten(2, (rows, patch))
+        patches = cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # (B, patches, p * p * 3)
+        count = len(patches)
+        return self.model(
+            pixel_values=patches,
+            pixel_attention_mask=torch.ones(
+                patches.shape[:2], dtype=torch.long, device=self.device
+            ),
+            spatial_shapes=torch.tensor([self.grid] * count, device=self.device),
+        ).last_hidden_state
+
+
+class AlignVisionEncoder(HuggingFaceVisionEncoder):
+    """ALIGN's EfficientNet (arXiv 2102.05918): its last map, cell by cell."""
+
+    def __init__(self, model: Any, leading_tokens: int, *arguments: Any, **options: Any) -> None:
+        model.config.patch_size = ALIGN_STRIDE
+        model.config.hidden_size = model.encoder.blocks[-1].projection.project_conv.out_channels
+        super().__init__(model, leading_tokens, *arguments, **options)
+        height, width = self.image_size  # its convolutions pad: a cell for each stride begun
+        self.grid = (-(-height // ALIGN_STRIDE), -(-width // ALIGN_STRIDE))
+        self.interpolates = False
+
+    def read(self, pixel_values: Tensor) -> Tensor:
+        return self.model(pixel_values=pixel_values).last_hidden_state.flatten(2).mT
+
+
+CLASSES = {"Siglip2VisionModel": Siglip2VisionEncoder, "AlignVisionModel": AlignVisionEncoder}
 
 
 def open_vision_encoder(
     source: Source,
     dtype: torch.dtype = torch.float32,
     revision: str | None = None,
+    *,
     hidden_state: int | None = None,
+    image_size: int | None = None,
+    placement: Placement = HERE,
 ) -> HuggingFaceVisionEncoder:
-    """A ViT of any kind in ARCHITECTURES, read at its last state."""
-    model_type = read_settings(source, "config.json", revision).get("model_type")
-    if model_type not in ARCHITECTURES:
+    """An encoder of any kind in ARCHITECTURES, read at its last state, or that of a whole model
+    in WHOLE. image_size: see HuggingFaceVisionEncoder."""
+    model_type = read_settings(source, "config.json", revision).get("model_type", "")
+    if model_type not in ARCHITECTURES | WHOLE:
         raise CheckpointError(
             f"{source} is a {model_type!r} model; as vision encoders these are known: "
-            + ", ".join(ARCHITECTURES)
+            + ", ".join(ARCHITECTURES | WHOLE)
         )
-    architecture, leading_tokens = ARCHITECTURES[model_type]
+    architecture, leading_tokens = (ARCHITECTURES | WHOLE)[model_type]
     # A pooler is often not in the folder, and never read here.
-    model = open_model(source, dtype, revision, architecture, ignore_missing=("pooler.", "head."))
+    model = open_model(
+        source,
+        dtype,
+        revision,
+        architecture,
+        ignore_missing=("pooler.", "head.", "vision_model.head."),
+        part="vision_model" if model_type in WHOLE else None,
+        placement=Placement(placement.device),
+    )
     leading_tokens += getattr(model.config, "num_register_tokens", 0)
+    kind = CLASSES.get(architecture, HuggingFaceVisionEncoder)
     normalisation = Normalisation.open(source, revision)
-    return HuggingFaceVisionEncoder(model, leading_tokens, normalisation, hidden_state)
+    return kind(model, leading_tokens, normalisation, hidden_state, image_size)
 
 
 def open_clip(
-    source: Source, dtype: torch.dtype = torch.float32, revision: str | None = None
+    source: Source,
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+    **options: Any,
 ) -> HuggingFaceVisionEncoder:
-    """CLIP as BLIP-2 reads it: the output of the last block but one, without a norm."""
-    return open_vision_encoder(source, dtype, revision, hidden_state=-2)
+    """CLIP as BLIP-2 reads it: the output of the last block but one, without a norm. options: as
+    for open_vision_encoder."""
+    return open_vision_encoder(source, dtype, revision, hidden_state=-2, **options)
 
 
 def open_eva(
-    source: Source, dtype: torch.dtype = torch.float32, revision: str | None = None
+    source: Source,
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+    **options: Any,
 ) -> HuggingFaceVisionEncoder:
     """EVA as BLIP-2 reads it: the output of its last block; `ln_vision` belongs to the bridge."""
-    return open_vision_encoder(source, dtype, revision, hidden_state=-1)
+    return open_vision_encoder(source, dtype, revision, hidden_state=-1, **options)

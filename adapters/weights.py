@@ -1,75 +1,109 @@
-"""Weight files of foreign releases: found in a folder or on the hub, read, held to their names."""
+"""Safetensors files: read by name from however many shards, and written shard by shard."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from adapters.folder import Source, is_folder
 from qformer.contracts import CheckpointError
 
-PICKLES = (".pt", ".pth", ".bin")
+Source = str | Path  # a folder here, or (str only) a model id on the hub
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHARD_BYTES = 2_000_000_000
 
 
-def weight_file(source: Source, names: tuple[str, ...], revision: str | None = None) -> Path:
-    """A release's weights: `source` itself if it is a file, else one of `names` in that folder or
-    hub id. Raises CheckpointError where there is none."""
-    path = Path(source)
-    if path.is_file():
-        return path
-    if is_folder(source):
-        for name in names:
-            if (path / name).is_file():
-                return path / name
-    else:
-        from transformers.utils import cached_file
+class WeightFiles:
+    """The weights of a folder or hub id by name; nothing is read before it is asked for.
 
-        for name in names:
+    A tensor lies where its file is mapped into memory: it takes room once, and costs no copy.
+    Raises CheckpointError if there are no safetensors, or they are damaged.
+    """
+
+    def __init__(self, source: Source, revision: str | None = None) -> None:
+        self.source = source
+        self._handles: dict[str, Any] = {}  # name of a weight -> its open file
+        from safetensors import safe_open
+
+        for file in weight_files(source, revision):
             try:
-                found = cached_file(str(source), name, revision=revision)
-            except (OSError, ValueError):
-                continue
-            if found is not None:
-                return Path(found)
-    raise CheckpointError(
-        f"{source} holds none of {', '.join(names)}: copy the release's weights into a folder and"
-        " give that"
-    )
+                handle = safe_open(file, "pt")
+            except Exception:  # safetensors' own error, or the system's
+                raise CheckpointError(
+                    f"{file} is missing or damaged: copy the folder again"
+                ) from None
+            self._handles |= dict.fromkeys(handle.keys(), handle)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {
+            name: tuple(handle.get_slice(name).get_shape())
+            for name, handle in self._handles.items()
+        }
+
+    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
+        return {name: self._handles[name].get_tensor(name) for name in names}
+
+    def __iter__(self) -> Any:
+        return iter(self._handles)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a pickle, read as tensors alone; those a release
-    wraps in {"model": ...} are unwrapped. Raises CheckpointError."""
-    try:
-        if path.suffix in PICKLES:
-            held: Any = torch.load(path, map_location="cpu", weights_only=True)
-        else:
-            from safetensors.torch import load_file
+def weight_files(source: Source, revision: str | None = None) -> list[Path]:
+    """The safetensors of a folder, or of a hub id (fetched, where they are not here yet)."""
+    folder = Path(source)
+    if isinstance(source, str) and not folder.is_dir():
+        from transformers.utils import cached_file
+        from transformers.utils.hub import get_checkpoint_shard_files
 
-            held = load_file(path)
-    except Exception as error:  # pickle, zipfile and safetensors raise a dozen kinds
+        told = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
+        index = cached_file(source, INDEX, **told)
+        if index is not None:
+            return [
+                Path(f) for f in get_checkpoint_shard_files(source, index, revision=revision)[0]
+            ]
+        single = cached_file(source, SINGLE, **told)
+        if single is None:
+            raise CheckpointError(f"{source} has no .safetensors weights: choose another model")
+        return [Path(single)]
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
         raise CheckpointError(
-            f"{path} does not open as weights ({type(error).__name__}): download it again"
-        ) from error
-    if isinstance(held, dict) and isinstance(held.get("model"), dict):
-        held = held["model"]
-    if not isinstance(held, dict) or not all(isinstance(v, Tensor) for v in held.values()):
-        raise CheckpointError(f"{path} holds no weights (names and tensors): give another file")
-    return held
+            f"{source} has no .safetensors weights: copy the whole folder again, or save it anew "
+            "with save_pretrained"
+        )
+    return files
 
 
-def load_strictly(module: nn.Module, weights: dict[str, Tensor], source: Source) -> None:
-    """Fill a module. Raises CheckpointError that names what is missing, unexpected or misshapen."""
-    own = module.state_dict()
-    missing, unexpected = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    odd = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
-    for says, names in (("lacks", missing), ("has unexpected", unexpected), ("misshapes", odd)):
-        if names:
-            raise CheckpointError(
-                f"{source} {says} {len(names)} weights of {type(module).__name__}, {names[0]} the"
-                " first: it is damaged, or of another architecture"
-            )
-    module.load_state_dict(weights)
+def save_weights(
+    weights: Mapping[str, Tensor], folder: Path, shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Write `weights` as transformers does: one file, or shards and their index.
+
+    One shard at a time is copied; tensors that lie in mapped files are never all in memory.
+    """
+    from safetensors.torch import save_file
+
+    shards: list[list[str]] = [[]]
+    room = shard_bytes
+    for name, value in weights.items():
+        if value.nbytes > room and shards[-1]:
+            shards.append([])
+            room = shard_bytes
+        shards[-1].append(name)
+        room -= value.nbytes
+    count = len(shards)
+    files = [f"model-{n:05d}-of-{count:05d}.safetensors" for n in range(1, count + 1)]
+    if count == 1:
+        files = [SINGLE]
+    for file, names in zip(files, shards, strict=True):
+        # Each tensor with memory of its own: safetensors refuses two that share theirs.
+        shard = {name: weights[name].detach().cpu().clone().contiguous() for name in names}
+        save_file(shard, folder / file, metadata={"format": "pt"})
+    if count > 1:
+        where = {n: file for file, names in zip(files, shards, strict=True) for n in names}
+        size = sum(value.nbytes for value in weights.values())
+        told = {"metadata": {"total_size": size}, "weight_map": where}
+        (folder / INDEX).write_text(json.dumps(told, indent=2) + "\n")

@@ -73,9 +73,15 @@ def models_of(command: argparse.ArgumentParser) -> None:
     group.add_argument("--vision", metavar="V", help="for a LAVIS .pth: its vision encoder's folder"
                        " or hub id")  # fmt: skip
     group.add_argument("--language", metavar="L", help="... and its language model's")
+    group.add_argument("--tokenizer", metavar="T", help="... and, for InstructBLIP's, that of its"
+                       " Q-Former (bert-base-uncased)")  # fmt: skip
     group.add_argument("--segmenter", metavar="S", help="another segmenter's folder or hub id")
     group.add_argument("--device", default="cpu", help="cpu, cuda, mps (%(default)s)")
     dtype_of(group)
+    group.add_argument("--quantize", choices=["int8", "nf4"], help="the language model's linear"
+                       " layers, to 8 or 4 bits")  # fmt: skip
+    group.add_argument("--device-map", choices=["auto"], help="spread the language model over all"
+                       " GPUs, then the CPU")  # fmt: skip
 
 
 def dtype_of(group: Any) -> None:

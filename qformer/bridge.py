@@ -23,6 +23,7 @@ class BridgeConfig:
     instruct: the question enters the Q-Former (InstructBLIP). max_instruction: its most tokens.
     end_id: the id that closes it, BERT's [SEP] in InstructBLIP.
     familiarity: the bridge knows pictures unlike those it was trained on, see familiarity.py.
+    image_norm_eps: of the norm over image_embeds; 1e-5 in LAVIS, 1e-6 in Hugging Face's models.
     """
 
     qformer: QFormerConfig = field(default_factory=QFormerConfig)
@@ -32,6 +33,7 @@ class BridgeConfig:
     max_instruction: int = 64
     end_id: int | None = None
     familiarity: bool = False
+    image_norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
         if self.language_width is not None and self.language_width < 1:
@@ -43,6 +45,8 @@ class BridgeConfig:
                 f"max_instruction={self.max_instruction} must lie between 2 and"
                 f" max_positions={self.qformer.max_positions}"
             )
+        if self.image_norm_eps <= 0:
+            raise LoupeError(f"image_norm_eps={self.image_norm_eps} must be positive")
 
 
 @dataclass
@@ -89,8 +93,9 @@ class Bridge(nn.Module):
     def __init__(self, config: BridgeConfig) -> None:
         super().__init__()
         self.config = config
-        # BLIP-2's ln_vision; its eps is 1e-5 in LAVIS
-        self.image_layernorm = nn.LayerNorm(config.qformer.encoder_hidden_size, eps=1e-5)
+        self.image_layernorm = nn.LayerNorm(  # BLIP-2's ln_vision
+            config.qformer.encoder_hidden_size, eps=config.image_norm_eps
+        )
         self.qformer = QFormer(config.qformer)
         self.region_upgrade = RegionUpgrade(config.qformer) if config.region.trainable else None
         self.language_projection = (

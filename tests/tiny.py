@@ -77,6 +77,31 @@ def siglip(folder: Path) -> Path:
     return save(SiglipVisionModel(SiglipVisionConfig(**shape())), folder, preprocessor=True)
 
 
+def siglip2(folder: Path) -> Path:
+    """The NaFlex kind, which is given patches; of fixed size SigLIP 2 is a SigLIP."""
+    from transformers import Siglip2VisionConfig, Siglip2VisionModel
+
+    torch.manual_seed(0)
+    sizes = {key: value for key, value in shape().items() if key != "image_size"}
+    config = Siglip2VisionConfig(**sizes, num_patches=GRID**2)
+    return save(lively(Siglip2VisionModel(config)), folder, preprocessor=True)
+
+
+def align(folder: Path) -> Path:
+    """A small EfficientNet. Its picture is larger: a patch is 32 pixels wide."""
+    from transformers import AlignVisionConfig, AlignVisionModel
+
+    torch.manual_seed(0)
+    config = AlignVisionConfig(
+        image_size=3 * 32, width_coefficient=0.1, depth_coefficient=0.1, hidden_dim=128
+    )
+    model = AlignVisionModel(config)
+    for parameter in model.parameters():  # so deep a net needs its signal kept
+        if parameter.dim() == 4:
+            torch.nn.init.kaiming_normal_(parameter)
+    return save(model, folder, preprocessor=True)
+
+
 def clip(folder: Path) -> Path:
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
@@ -254,6 +279,8 @@ VISION = {
     "deit": "hf",
     "dinov2": "hf",
     "siglip": "hf",
+    "siglip2": "hf",
+    "align": "hf",
     "dpt": "hf",
     "clip": "clip",
     "eva": "eva",

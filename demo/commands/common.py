@@ -21,7 +21,8 @@ def assistant_of(args: argparse.Namespace) -> Any:
 
     assistant = build(
         args.model, args.segmenter, args.device, dtype_wanted(args),
-        vision=args.vision, language=args.language,
+        vision=args.vision, language=args.language, tokenizer=args.tokenizer,
+        quantize=args.quantize, device_map=args.device_map,
     )  # fmt: skip
     decoding = decoding_wanted(args, assistant.config.decoding)
     assistant.config = dataclasses.replace(assistant.config, decoding=decoding)

@@ -22,20 +22,26 @@ def arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--top", metavar="N", type=int, default=20, help="how many (%(default)s)")
     command.add_argument("--model", metavar="M", default="Salesforce/blip2-itm-vit-g",
                           help="a Blip2ForImageTextRetrieval (%(default)s)")  # fmt: skip
+    command.add_argument("--vision", metavar="V", help="for a LAVIS .pth: its vision encoder's"
+                         " folder or hub id")  # fmt: skip
+    command.add_argument("--tokenizer", metavar="T", help="... and its tokenizer's"
+                         " (bert-base-uncased)")  # fmt: skip
     command.add_argument("--device", default="cpu", help="cpu, cuda, mps (%(default)s)")
     dtype_of(command)
     command.add_argument("--json", action="store_true", help="a JSON object for each picture")
 
 
 def run(args: argparse.Namespace) -> int:
+    from adapters.build import build_ranker
     from adapters.images import load_image
-    from adapters.published import open_retrieval
     from qformer.contracts import ImageError, LoupeError
     from qformer.retrieval import KEEP
 
     if args.top < 1:
         raise LoupeError(f"--top {args.top}: show at least 1")
-    ranker = open_retrieval(args.model, common.dtype_wanted(args)).to(args.device)
+    ranker = build_ranker(
+        args.model, args.device, common.dtype_wanted(args), args.vision, args.tokenizer
+    )
     ranker.read_text(args.text)  # a mistake shows before any picture is read
     shown: list[str] = []
 

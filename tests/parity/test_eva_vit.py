@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from adapters.registry import VISION_ENCODERS
-from adapters.vision import HuggingFaceVisionEncoder, Normalisation
 from qformer.bridge import Bridge, BridgeConfig
 from qformer.config import QFormerConfig
+from qformer.contracts import CheckpointError
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "eva_vit.safetensors"
 
@@ -50,7 +50,7 @@ def from_lavis(weights):
 
 
 @pytest.fixture(scope="module")
-def vision(golden, tmp_path_factory):
+def folder(golden, tmp_path_factory):
     from transformers import Blip2VisionConfig, Blip2VisionModel
 
     config = Blip2VisionConfig(
@@ -69,13 +69,21 @@ def vision(golden, tmp_path_factory):
     model.save_pretrained(folder)
     settings = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vision(folder):
     return VISION_ENCODERS["eva"](folder)
 
 
-def test_a_larger_picture_is_read_with_interpolated_positions(golden, vision):
-    larger = HuggingFaceVisionEncoder(
-        vision.model, 1, Normalisation((0, 0, 0), (1, 1, 1)), hidden_state=-1, image_size=84
-    )
+def test_a_size_that_cuts_patches_is_refused(folder):
+    with pytest.raises(CheckpointError, match="image_size=90 is not a multiple of the patches' 14"):
+        VISION_ENCODERS["eva"](folder, image_size=90)
+
+
+def test_a_larger_picture_is_read_with_interpolated_positions(golden, vision, folder):
+    larger = VISION_ENCODERS["eva"](folder, image_size=84)
     assert (larger.image_size, larger.grid) == ((84, 84), (6, 6))
     norm = torch.nn.LayerNorm(48, eps=1e-5)
     norm.load_state_dict({n: golden[f"lavis.ln_vision.{n}"] for n in ("weight", "bias")})

@@ -1,12 +1,17 @@
 """BLIP-2 and InstructBLIP as published: whole-picture answers equal transformers' `generate`."""
 
 import json
+import re
+import shutil
 
 import pytest
 import tiny
 import torch
 
 from adapters.build import build
+from adapters.memory import bytes_of
+from adapters.registry import LANGUAGE_MODELS, VISION_ENCODERS
+from adapters.weights import WeightFiles
 from qformer.contracts import CheckpointError, Decoding
 
 transformers = pytest.importorskip("transformers")
@@ -41,6 +46,8 @@ def make(kind, language, root):
     text = json.loads((folder / "config.json").read_text())
     (folder / "model.safetensors").unlink()
     text["max_position_embeddings"] = 512
+    if language == "t5":
+        text["tie_word_embeddings"] = False  # as in every Flan-T5, whose head is its own
     if language == "opt":
         text["word_embed_proj_dim"] = text["hidden_size"]  # as in every OPT that BLIP-2 speaks to
     qformer = {
@@ -61,6 +68,9 @@ def make(kind, language, root):
     torch.manual_seed(0)
     model = getattr(transformers, f"{family}ForConditionalGeneration")(config).eval()
     torch.nn.init.normal_(model.query_tokens)
+    if language == "t5":
+        head = torch.randn_like(model.language_model.lm_head.weight)
+        model.language_model.lm_head.weight = torch.nn.Parameter(head)
     for part in (model.qformer, model.vision_model, model.language_projection):
         tiny.lively(part)
     model.save_pretrained(folder)
@@ -170,17 +180,95 @@ def test_float16_is_refused_for_t5(published):
         build(folder, dtype=torch.float16)
 
 
-def test_a_model_without_a_weight_is_refused(published, tmp_path):
+@pytest.fixture
+def damaged(published, tmp_path):
+    """damaged(change): a copy of the model's folder whose weights `change` has edited."""
     from safetensors.torch import load_file, save_file
 
+    def damage(change):
+        shutil.copytree(published[2], tmp_path / "model")
+        weights = load_file(tmp_path / "model" / "model.safetensors")
+        change(weights)
+        save_file(weights, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+        return tmp_path / "model"
+
+    return damage
+
+
+def layernorm(weights):
+    return next(name for name in weights if re.match(r"qformer\.(embeddings\.)?layernorm.w", name))
+
+
+FIRST = "vision_model.encoder.layers.0.layer_norm1.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda w: w.pop(layernorm(w)), r"1 weights missing \(qformer.layernorm.weight\), 0 unexp"),
+        (lambda w: w.update(stray=torch.ones(1)), r"0 weights missing \(none\), 1 .* \(stray\)"),
+        (
+            lambda w: w.update({layernorm(w): torch.ones(3)}),
+            r"qformer\.layernorm\.weight is \(3,\), expected \(32,\)",
+        ),
+        (lambda w: w.pop(FIRST), r"lacks 1 weights of \w+: encoder.layers.0.layer_norm1.weight"),
+        (lambda w: w.update({FIRST: torch.ones(3)}), r"has 1 weights of \w+ in another shape: enc"),
+        (
+            lambda w: w.update({"language_model.stray": torch.ones(1)}),
+            r"has 1 weights that no \w+ has: language_model.stray",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_listed(damaged, change, says):
+    with pytest.raises(CheckpointError, match=says) as error:
+        build(damaged(change))
+    assert "\n" not in str(error.value)
+
+
+def test_shards_are_read_as_one_file_is(published, tmp_path, image):
+    _, model, folder = published
+    shutil.copytree(folder, tmp_path / "model", ignore=lambda *_: ["model.safetensors"])
+    model.save_pretrained(tmp_path / "model", max_shard_size="20KB")
+    assert len(list((tmp_path / "model").glob("model-*.safetensors"))) > 3
+    ours, again = published[0], build(tmp_path / "model")
+    for name, value in ours.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    decoding = Decoding(max_new_tokens=5)
+    answers = [one.encode(image).ask(QUESTION, decoding=decoding) for one in (ours, again)]
+    assert answers[0] == answers[1]
+
+
+def test_a_t5_keeps_its_own_head(published):
+    """Loaded the wrong way, transformers 5 writes the head over the table of words."""
+    assistant, model, _ = published
+    if model.config.text_config.model_type != "t5":
+        pytest.skip("not a T5")
+    ours, theirs = assistant.language.model, model.language_model
+    assert not torch.equal(theirs.lm_head.weight, theirs.shared.weight)
+    assert torch.equal(ours.shared.weight, theirs.shared.weight)
+    assert torch.equal(ours.lm_head.weight, theirs.lm_head.weight)
+    assert ours.encoder.embed_tokens.weight is ours.shared.weight
+
+
+def test_the_frozen_parts_of_a_whole_model_open_alone(published, image):
+    """So a LAVIS file, or one's own bridge, can name a published model for its frozen parts."""
+    assistant, model, folder = published
+    vision = VISION_ENCODERS["eva"](folder)
+    pixel_values = vision.preprocess(image)[None]
+    assert torch.equal(vision.encode(pixel_values), assistant.vision.encode(pixel_values))
+    kind = "encoder-decoder" if model.config.text_config.model_type == "t5" else "decoder"
+    language = LANGUAGE_MODELS[kind](folder)
+    for name, value in model.language_model.state_dict().items():
+        assert torch.equal(language.model.state_dict()[name], value), name
+
+
+def test_too_little_memory_says_what_would_fit(published, monkeypatch):
     _, _, folder = published
-    for file in folder.rglob("*"):
-        if file.is_file():
-            (tmp_path / file.relative_to(folder)).parent.mkdir(exist_ok=True, parents=True)
-            (tmp_path / file.relative_to(folder)).write_bytes(file.read_bytes())
-    weights = load_file(tmp_path / "model.safetensors")
-    del weights["qformer.layernorm.weight" if "qformer.layernorm.weight" in weights
-                else "qformer.embeddings.layernorm.weight"]  # fmt: skip
-    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"lacks 1 weights of \w+, qformer\.\S*layernorm"):
-        build(tmp_path)
+    whole = bytes_of(WeightFiles(folder).shapes(), torch.float32)
+    monkeypatch.setattr("adapters.memory.available", lambda device: int(0.8 * whole))
+    says = r"needs \S+ MB in fp32 and \S+ MB of memory are free: these would fit: --\w+ \w+ \(0\."
+    with pytest.raises(CheckpointError, match=says):
+        build(folder)
+    monkeypatch.setattr("adapters.memory.available", lambda device: 1000)
+    with pytest.raises(CheckpointError, match="free: choose a smaller model"):
+        build(folder)

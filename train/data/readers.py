@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 
 from qformer.contracts import LoupeError
-from train.data import coco, dialogues, folder, questions, streams
+from train.data import coco, dialogues, folder, questions, shapes, streams
 from train.data.sample import Sample, Tally, check
 from train.data.source import DataConfig
 
@@ -27,6 +27,7 @@ READERS: dict[str, Callable[[DataConfig, Tally], Iterator[Sample]]] = {
     "llava": dialogues.read_llava,
     "easy-vqa": questions.read_easy_vqa,
     "shapes": questions.read_shapes,
+    "shapes-relabelled": shapes.read_relabelled,
     "nlvr": questions.read_nlvr,
     "shapeworld": questions.read_shapeworld,
     "parquet": streams.read_parquet,
@@ -52,6 +53,8 @@ def read(config: DataConfig, tally: Tally | None = None) -> Iterator[Sample]:
 def _checked(config: DataConfig, tally: Tally) -> Iterator[Sample]:
     try:
         for sample in READERS[config.format](config, tally):
+            if not config.holds(sample.picture.key):
+                continue
             with tally.row(sample.id):
                 good = check(sample)
                 tally.ok()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import pickle
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from qformer.contracts import LoupeError
@@ -18,21 +19,31 @@ class DataConfig:
     """One data set. format: a name of READERS. path: its file, or the folder of its files. images:
     the folder or zip archive of its pictures, where they are not beside. answers: a second file,
     for formats that have two (VQAv2's annotations, RefCOCO's instances). split: the part to read.
-    weight: how often it is drawn, against the others. limit: most samples read; 0 for all."""
+    part: which share of the pictures, told apart by a hash of their names: [0.0, 0.9] to learn from
+    where [0.9, 1.0] validates. weight: how often it is drawn, against the others. limit: most
+    samples read; 0 for all."""
 
     format: str
     path: str
     images: str | None = None
     answers: str | None = None
     split: str | None = None
+    part: tuple[float, ...] = (0.0, 1.0)
     weight: float = 1.0
     limit: int = 0
 
     def __post_init__(self) -> None:
+        if len(self.part) != 2 or not 0 <= self.part[0] < self.part[1] <= 1:
+            raise LoupeError(f"part={list(self.part)} of {self.path}: give it as [0.0, 0.9]")
         if self.weight <= 0:
             raise LoupeError(f"weight={self.weight:g} of {self.path} must be above 0")
         if self.limit < 0:
             raise LoupeError(f"limit={self.limit} of {self.path} must be 0 (all) or more")
+
+    def holds(self, picture: str) -> bool:
+        """Whether a picture, by its key, is of this `part`. The folder it lies in plays no role."""
+        start, stop = self.part
+        return start <= zlib.crc32(PurePath(picture).name.encode()) / 2**32 < stop
 
     @property
     def file(self) -> Path:

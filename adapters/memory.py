@@ -1,0 +1,106 @@
+"""How much memory weights take, and what would fit where they do not."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from qformer.contracts import CheckpointError
+
+Quantize = Literal["int8", "nf4"]
+Shapes = Mapping[str, tuple[int, ...]]  # name of a weight -> its shape
+NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+# Bytes a weight of a quantised linear layer takes, and each of its rows: int8 has a float32 scale
+# for every row, nf4 one for every 64 weights.
+QUANTIZED: dict[Quantize, tuple[float, int]] = {"int8": (1.0, 4), "nf4": (0.5 + 4 / 64, 0)}
+# Words in the names of a language model's matrices that are tables or are left as they are.
+WHOLE = re.compile(r"embed|shared|lm_head|wte|wpe|relative_attention_bias")
+FROZEN = ("vision_model.embeddings.", "vision_model.encoder.", "language_model.")
+SPARE = 0.08  # of the weights, for what is computed with them
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and how frozen weights are held.
+
+    device: what they are meant for. quantize: of the language model's linear layers, by
+    bitsandbytes. device_map: "auto" spreads the language model over all GPUs, then the CPU.
+    """
+
+    device: str = "cpu"
+    quantize: Quantize | None = None
+    device_map: Literal["auto"] | None = None
+
+
+def bytes_of(shapes: Shapes, dtype: torch.dtype, quantize: Quantize | None = None) -> int:
+    """What weights take by their Hugging Face names; a bridge among them counts as float32."""
+    total = 0.0
+    for name, shape in shapes.items():
+        count = torch.Size(shape).numel()
+        if not name.startswith(FROZEN):
+            total += 4 * count
+        elif quantize and len(shape) == 2 and is_quantized(name):
+            weight, row = QUANTIZED[quantize]
+            total += weight * count + row * shape[0]
+        else:
+            total += dtype.itemsize * count
+    return round(total)
+
+
+def is_quantized(name: str) -> bool:
+    """Whether a matrix of a whole model, by its name, is one that `quantize` makes smaller."""
+    return name.startswith("language_model.") and not WHOLE.search(name)
+
+
+def check(source: object, shapes: Shapes, dtype: torch.dtype, placement: Placement) -> None:
+    """Raises CheckpointError, saying what would fit, where `shapes` do not fit into memory."""
+    free = available(placement.device)
+    if free is None or placement.device_map:
+        return
+    needed = (1 + SPARE) * bytes_of(shapes, dtype, placement.quantize)
+    if needed <= free:
+        return
+    here = "memory" if placement.device == "cpu" else f"memory of {placement.device}"
+    smaller = {
+        "--dtype bf16": bytes_of(shapes, torch.bfloat16),
+        "--quantize int8": bytes_of(shapes, torch.bfloat16, "int8"),
+        "--quantize nf4": bytes_of(shapes, torch.bfloat16, "nf4"),
+    }
+    fits = [f"{how} ({gigabytes(size)})" for how, size in smaller.items() if size * 1.08 <= free]
+    advice = f"these would fit: {', '.join(fits)}" if fits else "choose a smaller model"
+    how = placement.quantize or NAMES[dtype]
+    raise CheckpointError(
+        f"{source} needs {gigabytes(needed)} in {how} and {gigabytes(free)} of {here} are free: "
+        + advice
+    )
+
+
+def gigabytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def available(device: str) -> int | None:
+    """Free bytes; None where nothing tells."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] if torch.cuda.is_available() else None
+    try:
+        told = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
+        free = int(told[1]) * 1024 if told else None
+    except OSError:
+        try:
+            free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (AttributeError, ValueError, OSError):
+            return None
+    try:  # a container's own limit
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text())
+        room = limit - int((group / "memory.current").read_text())
+        return room if free is None else min(free, room)
+    except (OSError, ValueError):
+        return free

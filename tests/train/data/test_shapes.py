@@ -1,0 +1,118 @@
+"""SHAPES relabelled: cells are read from pixels, questions answered from cells."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qformer.contracts import LoupeError
+from train.data.readers import read
+from train.data.sample import BadSampleError, Tally
+from train.data.shapes import hits, places, read_grids
+from train.data.source import DataConfig
+
+SHAPES = Path(__file__).parents[4] / "shared" / "data" / "shapes"
+COLOURS = {"red": 0, "green": 1, "blue": 2}
+
+
+def painted(**cells) -> np.ndarray:
+    """A picture (1, 30, 30, 3): a1 is the top left cell, c3 the bottom right one."""
+    picture = np.zeros((1, 30, 30, 3), np.uint8)
+    rows, columns = np.mgrid[:10, :10] - 4.5
+    drawn = {
+        "square": (abs(rows) < 3.6) & (abs(columns) < 3.6),
+        "circle": rows**2 + columns**2 < 3.6**2,
+        "triangle": (abs(columns) < (rows + 3.6) / 2) & (rows < 3.6),
+    }
+    for name, (colour, shape) in cells.items():
+        top, left = 10 * "abc".index(name[0]), 10 * (int(name[1]) - 1)
+        picture[0, top : top + 10, left : left + 10, COLOURS[colour]] = 230 * drawn[shape]
+    return picture
+
+
+def test_cells_are_read_from_pixels():
+    grids = read_grids(
+        painted(a1=("red", "circle"), b2=("green", "square"), c3=("blue", "triangle"))
+    )
+    found = {noun: [tuple(cell) for cell in np.argwhere(grids[noun][0])] for noun in grids}
+    assert found == {
+        "circle": [(0, 0)], "red": [(0, 0)],
+        "square": [(1, 1)], "green": [(1, 1)],
+        "triangle": [(2, 2)], "blue": [(2, 2)],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("question", "where"),
+    [
+        ("is a red shape a circle", "top left"),
+        ("is a circle red", "top left"),
+        ("is a circle above a green shape", "top"),
+        ("is a red shape above a green shape", "nothing"),  # two cells away is not above
+        ("is a square below a circle", "centre"),
+        ("is a square right of below a red shape", "centre"),
+        ("is a circle left of above a square", "top left"),
+        ("is a circle left of right of a circle", "top left, top"),
+        ("is a triangle above above a circle", "nothing"),
+        ("a circle", "top left, top"),
+    ],
+)
+def test_a_relation_means_the_cell_beside(question, where):
+    grids = read_grids(painted(a1=("red", "circle"), a2=("blue", "circle"), b2=("green", "square")))
+    assert places(hits(question, grids)[0]) == where
+
+
+@pytest.mark.parametrize("question", ["", "is a dog above a cat", "is a circle near a square"])
+def test_other_questions_are_refused(question):
+    with pytest.raises(BadSampleError, match="SHAPES"):
+        hits(question, read_grids(painted()))
+
+
+def test_every_picture_is_asked_every_question_and_where(tmp_path):
+    np.savez(tmp_path / "mine.npz", images=painted(a1=("red", "circle")))
+    (tmp_path / "asked.txt").write_text("is a circle red\nis a dog red\n\nis a circle blue\n")
+    tally = Tally()
+    config = DataConfig(
+        "shapes-relabelled", str(tmp_path), split="mine", answers=str(tmp_path / "asked.txt")
+    )
+    (sample,) = read(config, tally)
+    answers = {turn.question: turn.answers[0] for turn in sample.turns}
+    assert answers["is a circle red"] == "yes"
+    assert answers["where is a circle red"] == "top left"
+    assert answers["is a circle blue"] == "no"
+    assert answers["where is a circle blue"] == answers["where is a square"] == "nothing"
+    assert tally.bad == 1  # the dog
+
+
+def test_pictures_of_another_size_are_refused(tmp_path):
+    np.savez(tmp_path / "mine.npz", images=np.zeros((1, 32, 32, 3), np.uint8))
+    (tmp_path / "train_large_questions_unique.txt").write_text("is a circle red\n")
+    with pytest.raises(LoupeError, match="30 x 30"):
+        list(read(DataConfig("shapes-relabelled", str(tmp_path), split="mine")))
+
+
+@pytest.mark.skipif(not SHAPES.is_dir(), reason="the real data are not here")
+@pytest.mark.parametrize("name", ["train_tiny", "train_small", "syget_val_iid", "val"])
+def test_the_official_answers_come_out(name):
+    with np.load(SHAPES / f"{name}.npz") as arrays:
+        grids = read_grids(arrays["images"])
+    for line in (SHAPES / f"{name}.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        cells = hits(row["question"], grids)[row["index"]]
+        assert cells.any() == (row["answer"] == "true"), row
+
+
+def test_the_parts_of_a_data_set_share_no_picture_and_lose_none():
+    learned = DataConfig("folder", "there", part=(0.0, 0.8))
+    kept = DataConfig("folder", "elsewhere", part=(0.8, 1.0))
+    keys = [f"/data/{number}.png" for number in range(2000)]
+    both = [learned.holds(key) + kept.holds(key.replace("data", "moved")) for key in keys]
+    assert both == [1] * len(keys)
+    assert sum(map(learned.holds, keys)) / len(keys) == pytest.approx(0.8, abs=0.03)
+
+
+@pytest.mark.parametrize("part", [(0.0,), (0.5, 0.5), (-0.1, 1.0), (0.0, 1.1)])
+def test_a_part_that_is_none_is_refused(part):
+    with pytest.raises(LoupeError, match=r"part=.*give it as \[0\.0, 0\.9\]"):
+        DataConfig("folder", "there", part=part)
