@@ -44,11 +44,16 @@ class EfficientSamSegmenter(PromptableSegmenter):
 
     @classmethod
     def open(
-        cls, source: Source, dtype: torch.dtype = torch.float32, revision: str | None = None
+        cls,
+        source: Source,
+        dtype: torch.dtype = torch.float32,
+        revision: str | None = None,
+        file: str | None = None,
     ) -> Self:
         """A release's .pt file, or a folder or hub id with one (or a model.safetensors with the
-        same names); config.json only where the shape is not a release's."""
-        path = weight_file(source, FILES, revision)
+        same names); config.json only where the shape is not a release's. file:
+        the one to take, where there are several."""
+        path = weight_file(source, (file,) if file else FILES, revision)
         weights = read_weights(path)
         model = EfficientSam(_config(source, weights))
         load_strictly(model, {name: value.float() for name, value in weights.items()}, path)

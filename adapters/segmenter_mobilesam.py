@@ -115,11 +115,15 @@ class MobileSamSegmenter(SamSegmenter):
 
     @classmethod
     def open(
-        cls, source: Source, dtype: torch.dtype = torch.float32, revision: str | None = None
+        cls,
+        source: Source,
+        dtype: torch.dtype = torch.float32,
+        revision: str | None = None,
+        file: str | None = None,
     ) -> Self:
         """mobile_sam.pt, or a folder or hub id with it (or a model.safetensors with the same
-        names); config.json only where the shape is not the release's."""
-        path = weight_file(source, FILES, revision)
+        names); config.json only where the shape is not the release's. file: as weight_file's names."""
+        path = weight_file(source, (file,) if file else FILES, revision)
         held = {n: v for n, v in read_weights(path).items() if not n.startswith(UNUSED)}
         weights = {renamed(name): value for name, value in held.items()}
         shared = "shared_image_embedding.positional_embedding"
