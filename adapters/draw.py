@@ -9,6 +9,8 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from qformer.contracts import RegionError
+
 # Okabe and Ito's palette, told apart with any colour vision; its black gives way to a light grey.
 PALETTE = (
     (0, 114, 178),
@@ -21,6 +23,7 @@ PALETTE = (
     (187, 187, 187),
 )
 DISPLAY_LIMIT = 1600  # pixels of the longest side sent to a browser
+MOST_COUNTS = 2_000_000  # characters of a region's run lengths
 LOSSLESS_AREA = 512 * 512  # a picture up to this many pixels is sent as PNG
 
 
@@ -148,12 +151,24 @@ def encode_rle(region_mask: np.ndarray) -> dict:
 
 
 def decode_rle(rle: dict) -> np.ndarray:
-    """The inverse of `encode_rle`: bool (height, width)."""
-    height, width = rle["size"]
+    """The inverse of `encode_rle`: bool (height, width).
+
+    Raises RegionError for what is no run lengths, before anything of the stated size is made.
+    """
+    size, counts = rle.get("size"), rle.get("counts")
+    if not (isinstance(size, list | tuple) and len(size) == 2 and isinstance(counts, str)):
+        raise RegionError('run lengths are {"size": [height, width], "counts": text}')
+    height, width = size
+    if not all(type(side) is int and 0 < side < 2**16 for side in size):
+        raise RegionError(f"run lengths of size {height} x {width}: give the picture's in pixels")
+    if len(counts) > MOST_COUNTS:
+        raise RegionError(f"run lengths of {len(counts)} characters: {MOST_COUNTS} are the most")
     runs: list[int] = []
     value = shift = 0
-    for byte in rle["counts"].encode():
-        bits = byte - 48
+    for letter in counts:
+        bits = ord(letter) - 48
+        if not 0 <= bits < 64 or shift > 30:
+            raise RegionError("the run lengths are damaged: encode the region again")
         value |= (bits & 31) << shift
         shift += 5
         if bits & 32:
@@ -162,5 +177,9 @@ def decode_rle(rle: dict) -> np.ndarray:
             value -= 1 << shift
         runs.append(value + runs[-2] if len(runs) > 2 else value)
         value = shift = 0
+    if shift or min(runs, default=-1) < 0 or sum(runs) != height * width:
+        raise RegionError(
+            f"the run lengths do not add up to {height} x {width} pixels: encode the region again"
+        )
     inside = np.arange(len(runs)) % 2 == 1
     return np.repeat(inside, runs).reshape(width, height).T

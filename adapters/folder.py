@@ -61,6 +61,15 @@ def read_settings(source: Source, name: str, revision: str | None = None) -> dic
     return read_json(Path(path))
 
 
+def revision_of(source: str) -> str:
+    """The commit of a hub id's files, as they are cached here."""
+    from transformers.utils import cached_file
+
+    path = cached_file(source, "config.json")
+    parts = Path(str(path)).parts
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else "unknown"
+
+
 def open_model(
     source: Source,
     dtype: torch.dtype = torch.float32,

@@ -17,7 +17,6 @@ from typing import Any
 
 import gradio as gr
 from gradio.utils import get_upload_folder
-from starlette.middleware import Middleware
 
 from adapters.images import load_image
 from demo import page
@@ -267,63 +266,7 @@ def build_page(chat: Chat) -> gr.Blocks:
     return blocks.queue(max_size=64, api_open=False)
 
 
-class SafeHeaders:
-    """ASGI middleware: the page loads nothing from elsewhere, and is framed by nobody else."""
-
-    POLICY = (
-        "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline';"
-        " script-src 'self' 'unsafe-inline' 'unsafe-eval'; font-src 'self' data:;"
-        " worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'none';"
-        " frame-ancestors 'self'"
-    )
-    HEADERS = (
-        (b"content-security-policy", POLICY.encode()),
-        (b"x-content-type-options", b"nosniff"),
-        (b"referrer-policy", b"no-referrer"),
-    )
-
-    def __init__(self, app: Any):
-        self.app = app
-
-    async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
-        async def send_with_headers(message: dict) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), *self.HEADERS]
-            await send(message)
-
-        await self.app(scope, receive, send_with_headers)
-
-
 def theme() -> gr.themes.Base:
     font = (gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700)), "system-ui", "sans-serif")
     mono = (gr.themes.LocalFont("IBM Plex Mono", weights=(400,)), "monospace")
     return gr.themes.Default(primary_hue="teal", neutral_hue="slate", font=font, font_mono=mono)
-
-
-def launch(
-    build: Callable[[], Assistant],
-    title: str = "the embedded default",
-    host: str = "127.0.0.1",
-    port: int = 7860,
-    auth: tuple[str, str] | None = None,
-    open_browser: bool = False,
-) -> gr.Blocks:
-    """Serve the chat at once and load the model meanwhile; returns while it runs.
-
-    build: makes the assistant, in a thread. Raises LoupeError where the port is taken.
-    """
-    loader = Loader(build)
-    blocks = build_page(Chat(loader, title))
-    try:
-        blocks.launch(
-            server_name=host, server_port=port, auth=auth, inbrowser=open_browser,
-            prevent_thread_lock=True, quiet=True, share=False, theme=theme(),
-            css=(ASSETS / "page.css").read_text() + page.region_css(),
-            max_file_size=MAX_UPLOAD, ssr_mode=False, footer_links=[], run_history=False,
-            enable_monitoring=False, state_session_capacity=500, strict_cors=True,
-            app_kwargs={"middleware": [Middleware(SafeHeaders)]},
-        )  # fmt: skip
-    except OSError as error:
-        raise LoupeError(f"cannot listen on {host}:{port}: choose another --port") from error
-    loader.start()
-    return blocks

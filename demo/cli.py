@@ -22,7 +22,11 @@ EXAMPLES = """examples:
 
 `loupe COMMAND --help` says more about each."""
 # train's commands, reached only when they are called: the module whose `main` runs each.
-TRAIN = {"train": ("train.cli", "train a bridge, or the embedded default")}
+TRAIN = {
+    "train": ("train.cli", "train a bridge, or the embedded default"),
+    "eval": ("train.eval.cli", "measure a model beside its baselines and peers"),
+    "peers": ("train.eval.peers", "name the other models that loupe eval can ask"),
+}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -37,6 +37,8 @@ class Turn:
     regions: tuple[Region, ...]
     answer: str
     remembers: int  # how many turns before this one the language model could still read
+    read: int = 0  # tokens the language model had before it when it answered, earlier turns' too
+    wrote: int = 0  # tokens of the answer
 
 
 @dataclass(frozen=True)
@@ -217,14 +219,38 @@ class Conversation:
                 self._prefix = kept
             raise
         ended = prefix is not None and len(prefix) > before + len(reads) + len(ids)
-        written = [*ids, language.eos_id] if ended else ids
-        self._heard = [*heard, inputs_embeds]
-        if written:
-            self._heard.append(language.embed(torch.tensor(written, device=reads.device)))
+        self._keep(plan, inputs_embeds, ids, answer, ended)
         self._prefix = prefix
+
+    @torch.no_grad()
+    def recall(self, question: str, answer: str, regions: Sequence[Region] | None = None) -> None:
+        """Take over a turn that went so elsewhere: as if asked and answered here, but not written.
+
+        regions: as in `ask`. Raises QuestionError, RegionError.
+        """
+        if self._answering:
+            raise LoupeError("this conversation is still answering: read on or close that answer")
+        plan = self.plan(question, regions)
+        language = self.view.assistant.language
+        soft_tokens = self.view.soft_tokens(plan.sources, plan.instruction)
+        inputs_embeds = assemble(language, plan.pieces, soft_tokens)
+        ids = language.tokenize(answer.strip()).tolist()
+        self._keep(plan, inputs_embeds, ids, answer.strip(), ended=language.keeps_prefix)
+        self._prefix = None  # it would have to be read; the next turn does that
+
+    def _keep(
+        self, plan: Plan, inputs_embeds: Tensor, ids: list[int], answer: str, ended: bool
+    ) -> None:
+        """Add a finished turn. ids: the answer's tokens; ended: by EOS, which was then read too."""
+        language = self.view.assistant.language
+        self._heard = [*(self._heard if plan.remembers else []), inputs_embeds]
+        read = sum(map(len, self._heard))
+        if written := [*ids, language.eos_id] if ended else ids:
+            self._heard.append(language.embed(torch.tensor(written, device=inputs_embeds.device)))
         self._declared = {**(self._declared if plan.remembers else {}), **self._declares(plan)}
         self._remembered = plan.remembers + 1
-        self.turns.append(Turn(plan.question, plan.regions, answer, plan.remembers))
+        turn = Turn(plan.question, plan.regions, answer, plan.remembers, read, len(ids))
+        self.turns.append(turn)
 
     def _declares(self, plan: Plan) -> dict[str, Region | None]:
         """What later turns need not declare again."""

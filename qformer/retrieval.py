@@ -7,15 +7,17 @@ are remembered at a time.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from .bridge import Bridge
 from .contracts import QuestionError, TextTokenizer, VisionEncoder
 from .losses import itc_similarity
+from .qformer import ImageMemory
 from .stage1 import Stage1
 
 KEEP = 128  # candidates for matching, as in BLIP-2
@@ -53,13 +55,15 @@ class Ranker(nn.Module):
         self.tokenizer, self.end_id, self.max_text = tokenizer, end_id, max_text
         self.eval()
 
-    def read_text(self, text: str) -> Tensor:
-        """(1, T) ids as the Q-Former reads them. Raises QuestionError for none, or too many."""
+    def read_text(self, text: str, cut: bool = False) -> Tensor:
+        """(1, T) ids as the Q-Former reads them. Raises QuestionError for none, or too many; cut:
+        too many lose their end, as in BLIP-2's evaluation."""
         words = self.tokenizer(text.strip())
         if not words:
             raise QuestionError("the text is empty: say what to look for")
-        ids = [self.bridge.config.qformer.cls_id, *words]
-        ids += [] if self.end_id is None else [self.end_id]
+        end = [] if self.end_id is None else [self.end_id]
+        words = words[: self.max_text - 1 - len(end)] if cut else words
+        ids = [self.bridge.config.qformer.cls_id, *words, *end]
         if len(ids) > self.max_text:
             raise QuestionError(
                 f"the text is {len(ids)} tokens long and the model reads {self.max_text}:"
@@ -68,13 +72,46 @@ class Ranker(nn.Module):
         return torch.tensor([ids], device=self.bridge.image_layernorm.weight.device)
 
     @torch.no_grad()
+    def remember(self, images: Sequence[Tensor]) -> ImageMemory:
+        """The Q-Former's keys and values of pictures, uint8 (height, width, 3) each."""
+        device = self.bridge.image_layernorm.weight.device
+        pixels = torch.stack([self.vision.preprocess(image.to(device)) for image in images])
+        return self.bridge.remember(self.vision.encode(pixels))
+
+    @torch.no_grad()
+    def image_features(self, images: Sequence[Tensor]) -> Tensor:
+        """(images, queries, itc_size), unit length."""
+        return self.stage1.row_features(self.remember(images))
+
+    @torch.no_grad()
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """(texts, itc_size), unit length."""
+        return self.stage1.text_features(*self._padded(texts))
+
+    @torch.no_grad()
+    def match_logits(self, memory: ImageMemory, texts: Sequence[str], rows: int = 64) -> Tensor:
+        """ITM logits (texts, 2) of one remembered picture: [no match, match]. rows: at a time."""
+        parts = [
+            self.stage1.match(memory, *self._padded(texts[start : start + rows]))
+            for start in range(0, len(texts), rows)
+        ]
+        return torch.cat(parts)
+
+    def _padded(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Ids (texts, T), too long ones cut, and their attention_mask."""
+        ids = [self.read_text(text, cut=True)[0] for text in texts]
+        shown = [torch.ones_like(one) for one in ids]
+        padded = pad_sequence(ids, True, self.bridge.config.qformer.pad_id)
+        return padded, pad_sequence(shown, True, 0)
+
+    @torch.no_grad()
     def rank(self, images: Iterable[Tensor], text: str, keep: int = KEEP) -> list[Match]:
         """The `keep` pictures that fit best by contrast, best first by matching.
 
         images: uint8 (height, width, 3) each, read one after the other. Raises QuestionError.
         """
         ids = self.read_text(text)
-        text_features = self.stage1.text_features(ids, torch.ones_like(ids))
+        text_features = self.text_features([text])
         candidates: list[tuple[float, int, Tensor]] = []  # a heap, the worst on top
         for index, image in enumerate(images):
             pixels = self.vision.preprocess(image.to(ids.device))[None]
@@ -87,7 +124,6 @@ class Ranker(nn.Module):
                 heapq.heappop(candidates)
         matches = []
         for cosine, negative, image_embeds in candidates:
-            memory = self.bridge.remember(image_embeds)
-            no, yes = self.stage1.match(memory, ids, torch.ones_like(ids))[0].tolist()
+            no, yes = self.match_logits(self.bridge.remember(image_embeds), [text])[0].tolist()
             matches.append(Match(-negative, cosine, yes - no, yes + cosine))
         return sorted(matches, key=lambda match: (-match.score, match.index))

@@ -1,4 +1,4 @@
-"""`loupe chat`: the page in a browser."""
+"""`loupe chat`: the page in a browser, and beside it the doors for programs."""
 
 from __future__ import annotations
 
@@ -11,46 +11,94 @@ from pathlib import Path
 from demo.arguments import decoding_of, models_of
 from demo.commands import common
 
-SAYS = "open the chat in a browser"
+SAYS = "open the chat in a browser, and serve programs beside it"
 EXAMPLES = """examples:
   loupe chat
   loupe chat --model FOLDER --port 8000
-  loupe chat --host 0.0.0.0 --auth NAME:PASSWORD"""
+  loupe chat --hash-password
+  loupe chat --host 0.0.0.0 --auth NAME:HASH
+  curl localhost:7860/v1/models
+
+Programs: OpenAI's API at /v1, figures at /metrics; see docs/api.md and docs/serving.md."""
 
 
 def arguments(command: argparse.ArgumentParser) -> None:
     models_of(command)
     decoding_of(command)
-    command.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    command.add_argument("--port", type=int, default=7860, help="port to listen on (%(default)s)")
-    command.add_argument("--auth", metavar="NAME:PASSWORD", help="ask visitors for these")
-    command.add_argument("--open", action="store_true", help="open a browser window")
+    group = command.add_argument_group("server")
+    group.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    group.add_argument("--port", type=int, default=7860, help="port to listen on (%(default)s)")
+    group.add_argument("--auth", metavar="NAME:HASH", action="append", default=[],
+                       help="let in who knows the password; may be repeated, or stand in"
+                       " LOUPE_AUTH, with spaces between")  # fmt: skip
+    group.add_argument("--hash-password", action="store_true",
+                       help="ask for a password, print its HASH, and end")  # fmt: skip
+    group.add_argument("--queue", metavar="N", type=int, default=64,
+                       help="requests that may wait; more are told "
+                       "to come later (%(default)s)")  # fmt: skip
+    group.add_argument("--max-sessions", metavar="N", type=int, default=64,
+                       help="visitors at once (%(default)s)")  # fmt: skip
+    group.add_argument("--public-url", metavar="URL", help="where visitors find the chat, if it"
+                       " stands behind a proxy")  # fmt: skip
+    group.add_argument("--open", action="store_true", help="open a browser window")
 
 
 def run(args: argparse.Namespace) -> int:
     from qformer.contracts import LoupeError
 
-    auth = tuple(args.auth.split(":", 1)) if args.auth else None
-    if auth is not None and (len(auth) != 2 or not all(auth)):
-        raise LoupeError("--auth is NAME:PASSWORD")
-    if args.host not in ("127.0.0.1", "localhost", "::1") and auth is None:
-        raise LoupeError(f"on {args.host} others can reach the chat: add --auth NAME:PASSWORD")
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    try:
-        from demo.app import launch
-    except ModuleNotFoundError as error:
-        if error.name != "gradio":
-            raise
-        raise LoupeError('the chat needs gradio: pip install "loupe-assistant[demo]"') from None
+    if args.hash_password:
+        return hash_password()
+    from demo.serve.auth import Logins
+    from demo.serve.limits import Limits
+
+    entries = [*args.auth, *os.environ.get("LOUPE_AUTH", "").split()]
+    logins = Logins(entries) if entries else None
+    if args.host not in ("127.0.0.1", "localhost", "::1") and logins is None:
+        raise LoupeError(
+            f"on {args.host} others can reach the chat: add --auth NAME:HASH (loupe chat"
+            " --hash-password makes a HASH)"
+        )
+    limits = Limits(queue=args.queue, sessions=args.max_sessions)
     title = "embedded default" if args.model == "embedded" else Path(args.model).name
-    blocks = launch(
-        lambda: common.assistant_of(args), title, args.host, args.port, auth, open_browser=args.open
-    )
-    print(f"Loupe is at {blocks.local_url} (Ctrl-C ends it)", flush=True)
+    server = launcher()(
+        lambda: common.assistant_of(args), title, args.host, args.port, logins, limits,
+        args.public_url, args.open,
+    )  # fmt: skip
+    print(f"Loupe is at {server.local_url} (Ctrl-C ends it)", flush=True)
     try:
         threading.Event().wait()
     except KeyboardInterrupt:
         print()
-    blocks.close(verbose=False)
+    server.close()
     sys.stdout.flush()
     os._exit(0)  # a model that is still being loaded cannot be waited for, nor stopped cleanly
+
+
+def launcher():
+    """demo.serve.server.launch. Raises LoupeError where gradio is not installed."""
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    try:
+        from demo.serve.server import launch
+    except ModuleNotFoundError as error:
+        from qformer.contracts import LoupeError
+
+        if error.name != "gradio":
+            raise
+        raise LoupeError('the chat needs gradio: pip install "loupe-assistant[demo]"') from None
+    return launch
+
+
+def hash_password() -> int:
+    from getpass import getpass
+
+    from demo.serve.auth import hash_password as hashed
+    from qformer.contracts import LoupeError
+
+    if sys.stdin.isatty():
+        password = getpass("password: ")
+        if getpass("once more: ") != password:
+            raise LoupeError("the two are not the same: try again")
+    else:
+        password = sys.stdin.readline().rstrip("\n")
+    print(hashed(password))
+    return 0

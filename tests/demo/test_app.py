@@ -1,5 +1,4 @@
 import threading
-import urllib.request
 from pathlib import Path
 
 import gradio as gr
@@ -7,7 +6,7 @@ import pytest
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from demo.app import ASSETS, MAX_QUESTION, MAX_UPLOAD, Chat, Loader, launch
+from demo.app import ASSETS, MAX_QUESTION, MAX_UPLOAD, Chat, Loader
 from qformer.contracts import LoupeError
 
 SKIP = gr.skip()
@@ -196,19 +195,6 @@ def test_a_model_that_does_not_load_is_said_in_the_header_and_at_the_picture(cha
     with pytest.raises(LoupeError):
         chat.loader.wait()
     assert chat.loader.ready() is None
-
-
-def test_the_page_may_load_nothing_from_elsewhere_and_a_taken_port_is_said(tiny_assistant, port):
-    blocks = launch(lambda: tiny_assistant, port=port)
-    try:
-        with urllib.request.urlopen(blocks.local_url) as answer:
-            policy = answer.headers["content-security-policy"]
-        assert "default-src 'self'" in policy
-        assert "http" not in policy
-        with pytest.raises(LoupeError, match="choose another --port"):
-            launch(lambda: tiny_assistant, port=port)
-    finally:
-        blocks.close()
 
 
 def test_the_templates_hold_nothing_that_would_run():

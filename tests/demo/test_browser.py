@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from demo import app, page
+from demo import page
+from demo.serve.server import launch
 from qformer.view import View
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -109,9 +110,9 @@ def visit(browser, port) -> Iterator:
     opened = []
 
     def start(build) -> Visitor:
-        blocks = app.launch(build, port=port)
-        opened.append(blocks)
-        visitor = Visitor(browser, blocks.local_url)
+        server = launch(build, port=port)
+        opened.append(server)
+        visitor = Visitor(browser, server.local_url)
         opened.append(visitor.page)
         return visitor
 

@@ -266,7 +266,21 @@ def test_segment_and_caption_fail_in_one_line_too(loupe, picture, tmp_path):
 
 def test_a_chat_that_others_can_reach_asks_for_a_password(loupe):
     assert "--auth" in one_line(*loupe("chat", "--host", "0.0.0.0"))
-    assert "NAME:PASSWORD" in one_line(*loupe("chat", "--auth", "name"))
+    assert "NAME:HASH" in one_line(*loupe("chat", "--auth", "name:password"))
+
+
+def test_a_password_becomes_a_hash_that_lets_in(loupe, monkeypatch):
+    from demo.serve.auth import Logins
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("correct horse\n"))
+    code, out, _ = loupe("chat", "--hash-password")
+    assert code == 0
+    assert "horse" not in out
+    logins = Logins([f"ann:{out.strip()}"])
+    assert logins.check("Bearer ann:correct horse", "here") == "ann"
+    assert logins.check("Bearer ann:correct hose", "here") is None
+    monkeypatch.setattr("sys.stdin", io.StringIO("short\n"))
+    assert "at least 8" in one_line(*loupe("chat", "--hash-password"))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 
 from qformer.contracts import LoupeError
-from train.data import coco, dialogues, folder, questions, shapes, streams
+from train.data import benchmarks, coco, dialogues, folder, questions, shapes, streams
 from train.data.sample import Sample, Tally, check
 from train.data.source import DataConfig
 
@@ -30,6 +30,15 @@ READERS: dict[str, Callable[[DataConfig, Tally], Iterator[Sample]]] = {
     "shapes-relabelled": shapes.read_relabelled,
     "nlvr": questions.read_nlvr,
     "shapeworld": questions.read_shapeworld,
+    "karpathy": benchmarks.read_karpathy,
+    "nocaps": benchmarks.read_nocaps,
+    "pope": benchmarks.read_pope,
+    "vsr": benchmarks.read_vsr,
+    "sugarcrepe": benchmarks.read_sugarcrepe,
+    "valse": benchmarks.read_valse,
+    "gar-bench": benchmarks.read_gar_bench,
+    "paco": benchmarks.read_paco,
+    "asked": benchmarks.read_asked,
     "parquet": streams.read_parquet,
     "webdataset": streams.read_tars,
 }

@@ -1,0 +1,158 @@
+"""How much faster many questions at once are than `ask` in a loop, and what `loupe eval` measures.
+
+python -m benchmarks.evaluate                     batched against the plain loop, same answers
+python -m benchmarks.evaluate --table ../shared/data --limit 300     docs/evaluation.md's table
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from adapters.build import build
+from benchmarks.measure import compare
+from qformer import together
+from qformer.assistant import Assistant
+from qformer.together import Question
+from train.eval.cli import main as evaluate
+from train.scenes.dialogue import painted_scene
+
+ASKED = ("what is this?", "describe this", "is this a star?", "where is this?")
+# task, data below the folder, headline arm
+TABLE = (
+    ("shapes", "shapes/val.jsonl"),
+    ("easy-vqa", "easyvqa"),
+    ("shapeworld", "shapeworld"),
+    ("nlvr", "nlvr"),
+    ("captions", "coco_by"),
+    ("aokvqa", "coco_nc/tasks/vqa.jsonl"),
+    ("aokvqa-choice", "coco_nc/tasks/vqa.jsonl"),
+    ("okvqa", "coco_nc/tasks/vqa.jsonl"),
+    ("pope", "coco_nc/tasks/pope.jsonl"),
+    ("vsr", "coco_nc/tasks/vsr.jsonl"),
+    ("sugarcrepe", "coco_by/tasks/itm_pairs.jsonl"),
+    ("valse", "coco_by/tasks/itm_pairs.jsonl"),
+    ("coco-what", "coco_by"),
+    ("region-pope", "coco_by"),
+    ("leakage", "coco_by"),
+    ("refer", "coco_nc/tasks/refer.jsonl"),
+)
+
+
+def questions(pictures: int) -> list[Question]:
+    """Four questions about a region, one about the picture and a caption, of each painting."""
+    asked: list[Question] = []
+    for number in range(pictures):
+        _, image, masks = painted_scene(np.random.default_rng((3, number)))
+        picture, region_mask = torch.from_numpy(image), torch.from_numpy(masks[0])
+        asked += [Question(picture, text, (region_mask,)) for text in ASKED if region_mask.any()]
+        asked += [Question(picture, "how many things are there?"), Question(picture, "")]
+    return asked
+
+
+def one_by_one(assistant: Assistant, asked: list[Question]) -> list[str]:
+    """The plain loop: each picture is encoded once, then asked."""
+    views, answers = {}, []
+    for question in asked:
+        key = id(question.image)
+        view = (
+            views[key] if key in views else views.setdefault(key, assistant.encode(question.image))
+        )
+        regions = [view.region(area, "region 1") for area in question.region_masks]
+        answers.append(view.ask(question.text, regions) if question.text else view.caption())
+    return answers
+
+
+def at_once(assistant: Assistant, asked: list[Question], batch: int) -> list[str]:
+    answers = []
+    for start in range(0, len(asked), batch):
+        answers += together.answers(assistant, asked[start : start + batch])
+    return [str(answer) for answer in answers]
+
+
+def table(folder: Path, out: Path, limit: int, only: list[str]) -> None:
+    """A row of docs/evaluation.md for each task."""
+    print("| task | measure | majority | question only | no region | box crop | blurred crop"
+          " | Loupe | chance | cases |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for task, data in TABLE:
+        if only and task not in only:
+            continue
+        words = [
+            task,
+            "--data",
+            str(folder / data),
+            "--limit",
+            str(limit),
+            "--out",
+            str(out / task),
+        ]
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluate(words)
+        scores = json.loads((out / task / "scores.json").read_text())
+        print(row(task, scores), flush=True)
+
+
+def row(task: str, scores: dict) -> str:
+    systems = scores["systems"]
+    measure = next(iter(systems["majority"]["scores"]))
+
+    def cell(*names: str) -> str:
+        found = next((systems[name]["scores"][measure] for name in names if name in systems), None)
+        if found is None:
+            return ""
+        return f"{found['value']:.3f} ({found['low']:.2f}–{found['high']:.2f})"
+
+    arms = ("question only", "no region", "box crop", "blurred crop")
+    cells = [cell("majority"), *(cell(f"loupe: {arm}") for arm in arms)]
+    last = cell("loupe: regions", "loupe: picture")
+    chance = systems["majority"]["scores"][measure].get("chance")
+    told, count = "" if chance is None else f"{chance:.2f}", str(scores["data"]["cases"])
+    return f"| {' | '.join([f'`{task}`', measure, *cells, last, told, count])} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.evaluate", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--model", default="embedded", help="a checkpoint folder (%(default)s)")
+    parser.add_argument("--pictures", type=int, default=40)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--table", metavar="FOLDER", type=Path, help="measure every task instead")
+    parser.add_argument("--only", metavar="TASK", nargs="*", default=[], help="of the table")
+    parser.add_argument("--limit", type=int, default=300, help="cases of a task (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("runs/eval"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.table:
+        table(arguments.table, arguments.out, arguments.limit, arguments.only)
+        return
+    assistant, asked = build(arguments.model), questions(arguments.pictures)
+    plain, batched = one_by_one(assistant, asked), at_once(assistant, asked, arguments.batch)
+    different = sum(one != other for one, other in zip(plain, batched, strict=True))
+    print(
+        compare(
+            f"{len(asked)} questions about {arguments.pictures} pictures, one by one / at once",
+            lambda asked: one_by_one(assistant, asked),
+            lambda asked: at_once(assistant, asked, arguments.batch),
+            arguments.repeats,
+            prepare=lambda: asked,
+        )
+    )
+    print(f"    {different} of {len(asked)} answers differ")
+    if different:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""One thread for the model, so that a click never waits for more than one step of an answer.
+
+Several threads in torch at once would each bring threads of their own, and a click would share the
+cores with every answer being written. Here the parts of the model take turns: a call at a time,
+clicks first, and answers a token each in the order they came.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import wraps
+from typing import Any
+
+import torch
+
+from qformer.assistant import Assistant
+
+CLICKS_IN_A_ROW = 4  # then an answer gets a step, however many clicks wait
+METHODS = {"vision": ("preprocess", "encode"), "segmenter": ("encode", "segment")}
+PARTS = ("vision", "segmenter", "bridge", "language")
+QUICK = ("segmenter",)  # somebody has clicked and looks at the picture
+_INSIDE = threading.local()  # what a turn calls in turn is part of it
+
+
+class Worker:
+    """Runs calls one by one in a thread of its own. quick calls go first."""
+
+    def __init__(self, observe: Callable[[str, float], None] = lambda part, seconds: None):
+        """observe: told (part, seconds) of each call."""
+        self._observe = observe
+        self._quick: deque[tuple[Future, Callable, str]] = deque()
+        self._steady: deque[tuple[Future, Callable, str]] = deque()
+        self._there = threading.Condition()
+        self._taken: list[tuple[Any, str, Any]] = []
+        self._in_a_row = 0
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="loupe-model", daemon=True)
+        self._thread.start()
+
+    def run(self, call: Callable[[], Any], part: str, quick: bool = False) -> Any:
+        """The result of `call`, made in the worker's thread; from a worker's thread, at once."""
+        if getattr(_INSIDE, "turn", False):
+            return call()
+        future: Future = Future()
+        with self._there:
+            open_still = not self._closed
+            if open_still:
+                (self._quick if quick else self._steady).append((future, call, part))
+                self._there.notify()
+        return future.result() if open_still else call()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._quick) + len(self._steady)
+
+    def take(self, owner: Any, name: str, part: str) -> None:
+        """From now on this worker makes the calls of owner's method `name`."""
+        before, call = vars(owner).get(name), getattr(owner, name)
+
+        @wraps(call)
+        def in_turn(*args: Any, **named: Any) -> Any:
+            return self.run(lambda: call(*args, **named), part, part in QUICK)
+
+        setattr(owner, name, in_turn)
+        self._taken.append((owner, name, before))
+
+    def close(self) -> None:
+        """End after the call in progress and give the methods back; calls that wait fail."""
+        with self._there:
+            self._closed = True
+            self._there.notify()
+        self._thread.join(timeout=5)
+        while self._taken:
+            owner, name, before = self._taken.pop()
+            delattr(owner, name)
+            if before is not None:
+                setattr(owner, name, before)
+
+    def _next(self) -> tuple[Future, Callable, str] | None:
+        with self._there:
+            while not (self._quick or self._steady or self._closed):
+                self._there.wait()
+            if self._closed:
+                for future, _, _ in (*self._quick, *self._steady):
+                    future.cancel()
+                return None
+            if self._quick and (self._in_a_row < CLICKS_IN_A_ROW or not self._steady):
+                self._in_a_row += 1
+                return self._quick.popleft()
+            self._in_a_row = 0
+            return self._steady.popleft()
+
+    @torch.no_grad()
+    def _work(self) -> None:
+        _INSIDE.turn = True
+        while (turn := self._next()) is not None:
+            future, call, part = turn
+            start = time.perf_counter()
+            try:
+                future.set_result(call())
+            except BaseException as error:
+                future.set_exception(error)
+            self._observe(part, time.perf_counter() - start)
+            del turn, future, call  # nothing is kept alive while there is nothing to do
+
+
+def take_turns(assistant: Assistant, worker: Worker) -> Assistant:
+    """The same assistant, its parts' calls made by the worker.
+
+    A part's public methods are whole turns where METHODS names them, so that a click is one; the
+    modules inside a part are turns too, so that long work (an answer, beams, everything in a
+    picture) lets others in between its steps.
+    """
+    for part in PARTS:
+        owner = getattr(assistant, part)
+        if owner is None:
+            continue
+        for name in METHODS.get(part, ()):
+            worker.take(owner, name, part)
+        for child in owner.children():
+            for module in (child, *child.children()):
+                worker.take(module, "forward", part)
+    return assistant

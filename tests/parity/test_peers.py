@@ -1,0 +1,297 @@
+"""Every peer says what its own class says, on tiny random models."""
+
+import json
+
+import pytest
+import tiny
+import torch
+from test_published import bert, make
+
+from adapters.peers import PEERS, open_peer
+from adapters.peers.sentences import SentenceEncoder
+from qformer.contracts import CheckpointError, LoupeError
+from qformer.together import Question
+
+transformers = pytest.importorskip("transformers")
+
+SIZE = {"height": tiny.IMAGE_SIZE, "width": tiny.IMAGE_SIZE}
+TEXTS = ("a small red circle", "a yellow cat", "three pink fish behind the car")
+TEXT = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "vocab_size": 120, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 2,
+    "eos_token_id": 3, "sep_token_id": 3, "encoder_hidden_size": tiny.WIDTH,
+}  # fmt: skip
+
+
+def processor(folder, kind, **more):
+    settings = {
+        "image_processor_type": kind, "do_resize": True, "size": SIZE,
+        "image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28], **more,
+    }  # fmt: skip
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+
+
+def images(count=3):
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randint(0, 256, (40, 56, 3), generator=generator).byte() for _ in range(count)]
+
+
+def shown(count=3, texts=("what is this?", "a tree?", "what?")):
+    return [
+        Question(image, text, choices=TEXTS)
+        for image, text in zip(images(count), texts, strict=False)
+    ]
+
+
+def saved(model, folder, processor_kind, **more):
+    tiny.lively(model).save_pretrained(folder)
+    bert(folder)
+    processor(folder, processor_kind, **more)
+    return model.eval()
+
+
+def pixels(folder, chosen):
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    return processor([image.numpy() for image in chosen], return_tensors="pt")
+
+
+def words(folder, texts):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    return tokenizer(list(texts), padding=True, return_tensors="pt", return_token_type_ids=False)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("blip2", "opt"), ("blip2", "t5"), ("instructblip", "llama"), ("instructblip", "t5")],
+    ids="-".join,
+)
+def bridged(request, tmp_path_factory):
+    kind, language = request.param
+    folder, model = make(kind, language, tmp_path_factory.mktemp("peers"))
+    processor(folder, "BlipImageProcessor")
+    return folder, type(model).from_pretrained(folder, dtype=torch.float32), open_peer(kind, folder)
+
+
+def prompt(folder, model, peer, text):
+    ids = transformers.AutoTokenizer.from_pretrained(folder)(peer.prompt(text))["input_ids"]
+    inputs = {
+        "input_ids": torch.tensor(
+            [[model.config.image_token_index] * model.config.num_query_tokens + ids]
+        )
+    }
+    if "instruct" in model.config.model_type:
+        reader = transformers.AutoTokenizer.from_pretrained(folder / "qformer_tokenizer")
+        read = reader(peer.prompt(text), return_tensors="pt")
+        inputs["qformer_input_ids"] = read["input_ids"]
+        inputs["qformer_attention_mask"] = read["attention_mask"]
+    return inputs
+
+
+@torch.no_grad()
+def test_blip2_and_instructblip_write_what_generate_writes(bridged):
+    folder, model, peer = bridged
+    questions = [*shown(), Question(images(1)[0], "")]
+    written = peer.write(questions, "vqa")
+    for question, answer in zip(questions, written, strict=True):
+        inputs = prompt(folder, model, peer, question.text)
+        ids = model.generate(
+            **inputs, **pixels(folder, [question.image]), num_beams=5, max_new_tokens=10,
+            min_new_tokens=1, length_penalty=-1.0, do_sample=False,
+        )  # fmt: skip
+        length = inputs["input_ids"].shape[1]
+        if ids.shape[1] > length and ids[0, :length].equal(inputs["input_ids"][0]):
+            ids = ids[:, length:]
+        assert answer == peer.tokenizer.decode(ids[0], skip_special_tokens=True).strip()
+
+
+@torch.no_grad()
+def test_blip2_and_instructblip_weigh_choices_as_their_loss_does(bridged):
+    folder, model, peer = bridged
+    choices = ("a tree", "three", "no")  # without the word whose id the tiny model gives pictures
+    question = Question(images(1)[0], "what is this?", choices=choices)
+    for choice, found in zip(choices, peer.choose([question])[0], strict=True):
+        inputs = prompt(folder, model, peer, question.text)
+        ids = peer.tokenizer(f" {choice}", add_special_tokens=False)["input_ids"]
+        ids = torch.tensor([[*ids, int(peer._end()[0])]])
+        if model.config.use_decoder_only_language_model:
+            before = inputs["input_ids"]
+            inputs["input_ids"] = torch.cat([before, ids], 1)
+            labels = torch.cat([torch.full_like(before, -100), ids], 1)
+        else:
+            labels = ids
+        loss = model(**inputs, **pixels(folder, [question.image]), labels=labels).loss
+        assert found.tokens == ids.shape[1]
+        assert found.mean == pytest.approx(-float(loss), abs=1e-4)
+
+
+def blip_config():
+    return transformers.BlipConfig(
+        text_config={**TEXT, "encoder_hidden_size": 32},
+        vision_config={**tiny.shape(), "hidden_size": 32}, projection_dim=16,
+        image_text_hidden_size=16,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def test_blip_captions_are_those_of_its_class(tmp_path):
+    torch.manual_seed(0)
+    model = transformers.BlipForConditionalGeneration(blip_config())
+    model = saved(model, tmp_path, "BlipImageProcessor")
+    peer = open_peer("blip-caption", str(tmp_path))
+    captions = peer.write([Question(image, "") for image in images()], "caption")
+    for image, caption in zip(images(), captions, strict=True):
+        ids = model.generate(
+            **pixels(tmp_path, [image]), num_beams=5, max_new_tokens=30, min_new_tokens=8
+        )
+        assert caption == peer.tokenizer.decode(ids[0], skip_special_tokens=True).strip()
+    refused = peer.write(shown()[:1], "vqa")[0]
+    assert isinstance(refused, LoupeError)
+    assert "captions" in str(refused)
+
+
+@torch.no_grad()
+def test_blip_answers_are_those_of_its_class(tmp_path):
+    torch.manual_seed(0)
+    model = transformers.BlipForQuestionAnswering(blip_config())
+    model = saved(model, tmp_path, "BlipImageProcessor")
+    peer = open_peer("blip-vqa", str(tmp_path))
+    for question, answer in zip(shown(), peer.write(shown(), "vqa"), strict=True):
+        ids = model.generate(
+            **words(tmp_path, [question.text]), **pixels(tmp_path, [question.image]),
+            num_beams=5, max_new_tokens=10, min_new_tokens=1, length_penalty=-1.0,
+        )  # fmt: skip
+        assert answer == peer.tokenizer.decode(ids[0], skip_special_tokens=True).strip()
+
+
+@torch.no_grad()
+def test_blip_matches_and_contrasts_as_its_class(tmp_path):
+    torch.manual_seed(0)
+    model = transformers.BlipForImageTextRetrieval(blip_config())
+    model = saved(model, tmp_path, "BlipImageProcessor")
+    peer = open_peer("blip-itm", str(tmp_path))
+    read = words(tmp_path, TEXTS)
+    for question, scores in zip(shown(), peer.match(shown()), strict=True):
+        pixel = pixels(tmp_path, [question.image])["pixel_values"].expand(3, -1, -1, -1)
+        theirs = model(**read, pixel_values=pixel).itm_score
+        torch.testing.assert_close(torch.tensor(scores), theirs[:, 1] - theirs[:, 0])
+        torch.testing.assert_close(peer.rerank(question.image, TEXTS), theirs[:, 1])
+    everything = pixels(tmp_path, images())["pixel_values"]
+    cosines = model(**read, pixel_values=everything, use_itm_head=False).itm_score
+    ours = peer.image_features(images())[:, 0] @ peer.text_features(TEXTS).T
+    torch.testing.assert_close(ours, cosines)
+
+
+VILT = {
+    **tiny.shape(), "vocab_size": 120, "max_position_embeddings": 40, "max_image_length": -1,
+    "num_images": -1,
+}  # fmt: skip
+VILT_PROCESSOR = {"size": {"shortest_edge": 32}, "size_divisor": 8}
+
+
+@torch.no_grad()
+def test_vilt_answers_with_the_label_of_its_class(tmp_path):
+    torch.manual_seed(0)
+    labels = dict(enumerate(["red", "blue", "a yellow cat", "two", "three"]))
+    config = transformers.ViltConfig(
+        **VILT, id2label=labels, label2id={name: number for number, name in labels.items()}
+    )
+    model = saved(
+        transformers.ViltForQuestionAnswering(config), tmp_path, "ViltImageProcessor",
+        **VILT_PROCESSOR,
+    )  # fmt: skip
+    peer = open_peer("vilt-vqa", str(tmp_path))
+    for question, answer in zip(shown(), peer.write(shown(), "vqa"), strict=True):
+        logits = model(
+            **words(tmp_path, [question.text]), **pixels(tmp_path, [question.image])
+        ).logits[0]
+        assert answer == labels[int(logits.argmax())]
+        likelihoods = peer.choose([question])[0]
+        known = torch.sigmoid(logits[2]).log()
+        assert likelihoods[1].total == pytest.approx(float(known), abs=1e-5)
+        assert likelihoods[0].total == -torch.inf  # not among its answers
+
+
+@torch.no_grad()
+def test_vilt_matches_as_its_class(tmp_path):
+    torch.manual_seed(0)
+    model = transformers.ViltForImageAndTextRetrieval(transformers.ViltConfig(**VILT))
+    model = saved(model, tmp_path, "ViltImageProcessor", **VILT_PROCESSOR)
+    peer = open_peer("vilt-itm", str(tmp_path))
+    question = shown()[0]
+    read, pixel = words(tmp_path, TEXTS), pixels(tmp_path, [question.image])
+    theirs = model(
+        **read, **{key: value.expand(3, *value.shape[1:]) for key, value in pixel.items()}
+    )
+    torch.testing.assert_close(torch.tensor(peer.match([question])[0]), theirs.logits[:, 0])
+
+
+def clip(folder):
+    config = transformers.CLIPConfig(
+        text_config={**TEXT, "projection_dim": 16},
+        vision_config={**tiny.shape(), "projection_dim": 16},
+        projection_dim=16,
+    )
+    more = {"crop_size": SIZE, "size": {"shortest_edge": tiny.IMAGE_SIZE}}
+    return saved(transformers.CLIPModel(config), folder, "CLIPImageProcessor", **more)
+
+
+def align(folder):
+    config = transformers.AlignConfig(
+        text_config=TEXT,
+        vision_config={
+            "image_size": 32, "width_coefficient": 0.1, "depth_coefficient": 0.1,
+            "hidden_dim": 8, "in_channels": [32, 16], "out_channels": [16, 32],
+            "kernel_sizes": [3, 3], "strides": [1, 2], "num_block_repeats": [1, 1],
+            "expand_ratios": [1, 2], "depthwise_padding": [],
+        },
+        projection_dim=8,
+    )  # fmt: skip
+    return saved(transformers.AlignModel(config), folder, "EfficientNetImageProcessor")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("build", [clip, align])
+def test_clip_and_align_compare_as_their_class(build, tmp_path):
+    torch.manual_seed(0)
+    model = build(tmp_path)
+    peer = open_peer(build.__name__, str(tmp_path))
+    theirs = model(**words(tmp_path, TEXTS), **pixels(tmp_path, images()))
+    cosines = theirs.image_embeds @ theirs.text_embeds.T  # of unit length, as both classes give
+    ours = peer.image_features(images())[:, 0] @ peer.text_features(TEXTS).T
+    torch.testing.assert_close(ours, cosines, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.tensor(peer.match(shown())), cosines, atol=1e-5, rtol=1e-5)
+    read = words(tmp_path, [f"a photo of a {name}" for name in ("cat", "red star", "house")])
+    named = model(**read, **pixels(tmp_path, images()))
+    best = (named.image_embeds @ named.text_embeds.T).argmax(1).tolist()
+    names = ("cat", "red star", "house")
+    asked = [Question(image, "what is this?", choices=names) for image in images()]
+    assert peer.name_it(asked) == [names[index] for index in best]
+
+
+@torch.no_grad()
+def test_sentences_are_compared_by_their_mean_states(tmp_path):
+    torch.manual_seed(0)
+    values = {k: v for k, v in TEXT.items() if k not in ("encoder_hidden_size", "sep_token_id")}
+    model = tiny.lively(transformers.BertModel(transformers.BertConfig(**values)))
+    model.save_pretrained(tmp_path)
+    bert(tmp_path)
+    encoder = SentenceEncoder.open(tmp_path)
+    alone = [model.eval()(**words(tmp_path, [text])).last_hidden_state[0].mean(0) for text in TEXTS]
+    expected = torch.nn.functional.cosine_similarity(alone[0], torch.stack(alone), dim=-1)
+    found = encoder.similarity([TEXTS[0], ""], TEXTS)
+    torch.testing.assert_close(torch.tensor(found[0]).float(), expected, atol=1e-5, rtol=1e-4)
+    assert not found[1].any()
+
+
+def test_an_unknown_peer_is_named_with_the_nearest(tmp_path):
+    with pytest.raises(LoupeError, match="did you mean 'clip'"):
+        open_peer("clp", str(tmp_path))
+    with pytest.raises(CheckpointError, match="no folder"):
+        open_peer("clip", str(tmp_path / "nothing here"))
+
+
+def test_a_folder_of_another_class_is_refused(tmp_path):
+    tiny.vit(tmp_path)
+    for kind in PEERS:
+        with pytest.raises(CheckpointError):
+            open_peer(kind, str(tmp_path))

@@ -1,0 +1,220 @@
+"""A run asks every model in every arm once, resumes, merges, and refuses what is not its own."""
+
+import json
+
+import pytest
+
+from demo import cli
+from qformer.contracts import LoupeError
+from train.eval.cli import main
+from train.eval.run import read_book
+
+
+def run(*words):
+    assert main([str(word) for word in words]) == 0
+
+
+def scores(folder):
+    return json.loads((folder / "scores.json").read_text())
+
+
+def lines(folder):
+    return (folder / "predictions.jsonl").read_text().splitlines()
+
+
+def told(folder):
+    """Every answer, without what may differ from run to run."""
+    _, records = read_book(folder / "predictions.jsonl")
+    return sorted((r["id"], r["system"], r["answer"]) for r in records)
+
+
+@pytest.fixture
+def done(asked, tiny_model, tmp_path):
+    out = tmp_path / "out"
+    run("vqav2", "--data", asked, "--model", tiny_model, "--out", out)
+    return out
+
+
+def test_a_run_says_what_was_asked_of_whom_and_how_well_it_went(done, tiny_model):
+    found = scores(done)
+    assert list(found["systems"]) == ["majority", "loupe: question only", "loupe: picture"]
+    majority = found["systems"]["majority"]["scores"]["VQA accuracy"]
+    assert majority["value"] == pytest.approx(1.0)  # seven of ten say yes
+    assert majority["low"] <= majority["value"] <= majority["high"]
+    assert found["data"]["cases"] == 9
+    assert len(found["data"]["sha256"]) == len(found["models"]["loupe"]["sha256"]) == 64
+    assert found["models"]["loupe"]["decoding"]["max_new_tokens"] == 8
+    assert found["machine"]["peak_memory_mb"] > 0
+    assert found["seconds"] > 0
+
+
+def test_the_page_needs_nothing_from_elsewhere(done):
+    page = (done / "page.html").read_text()
+    assert "http" not in page.replace("http-equiv", "")
+    assert "<script" not in page
+    assert page.count("data:image/") >= 1
+    assert "sha256" in page
+
+
+def test_region_tasks_have_all_baselines_and_sizes(coco, tiny_model, tmp_path):
+    out = tmp_path / "out"
+    run("coco-what", "--data", coco, "--model", tiny_model, "--out", out)
+    found = scores(out)["systems"]
+    arms = ["question only", "no region", "box crop", "blurred crop", "regions"]
+    assert list(found) == ["majority", *(f"loupe: {arm}" for arm in arms)]
+    assert found["majority"]["strata"].keys() == {"small region"}
+    assert found["majority"]["scores"]["accuracy"]["items"] == 6
+    page = (out / "page.html").read_text()
+    assert "Confusion" in page
+    assert "data:image/png" in page
+
+
+def test_a_killed_run_goes_on_where_it_stopped(asked, tiny_model, tmp_path, monkeypatch):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    words = ["vqav2", "--data", asked, "--model", tiny_model, "--batch", "2"]
+    run(*words, "--out", whole)
+    run(*words, "--out", broken)
+    kept = lines(broken)[:8]
+    (broken / "predictions.jsonl").write_text("\n".join([*kept, '{"id": "q1']))
+    from train.eval import run as module
+
+    seen = []
+    ask = module.ask
+    monkeypatch.setattr(
+        module, "ask", lambda *args: seen.extend(c.id for c, _ in args[3]) or ask(*args)
+    )
+    run(*words, "--out", broken)
+    assert told(broken) == told(whole)
+    assert len(seen) == 2 * 9 - (len(kept) - 1)  # two arms, nine cases, less what was kept
+
+
+def test_shards_put_together_are_the_whole_run(asked, tiny_model, tmp_path):
+    words = ["vqav2", "--data", asked, "--model", tiny_model]
+    run(*words, "--out", tmp_path / "whole")
+    parts = [tmp_path / f"part{number}" for number in (1, 2)]
+    for number, part in enumerate(parts, 1):
+        run(*words, "--out", part, "--shard", f"{number}/2")
+    run("--merge", *parts, "--out", tmp_path / "merged")
+    assert told(tmp_path / "merged") == told(tmp_path / "whole")
+    assert (
+        scores(tmp_path / "merged")["systems"].keys()
+        == scores(tmp_path / "whole")["systems"].keys()
+    )
+    with pytest.raises(LoupeError, match="missing: 2/2"):
+        main(["--merge", str(parts[0]), "--out", str(tmp_path / "half")])
+
+
+def test_two_runs_compare_with_a_paired_test(done, capsys):
+    named = f"{done}#majority"
+    run("--compare", named, f"{done}#loupe: picture", "--json")
+    found = json.loads(capsys.readouterr().out)["VQA accuracy"]
+    assert found["first"] == pytest.approx(1.0)
+    assert found["difference"] == pytest.approx(found["first"] - found["second"])
+    assert found["low"] <= found["difference"] <= found["high"]
+    assert 0 < found["p"] <= 1
+    with pytest.raises(LoupeError, match="has no 'nobody'"):
+        main(["--compare", f"{done}#nobody", named])
+
+
+def test_answers_made_elsewhere_are_scored_as_a_run_is(asked, tmp_path, capsys):
+    results = [{"question_id": f"q{n}{i}", "answer": "Yes."} for n in (1, 2, 3) for i in range(3)]
+    results[0] = {"question_id": "stranger", "answer": "yes"}
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps([*results, results[1]]))
+    run("vqav2", "--data", asked, "--predictions", file)
+    found = scores(tmp_path / "results-scores")["systems"]["results"]
+    assert found["scores"]["VQA accuracy"]["value"] == pytest.approx(8 / 9)
+    assert found["errors"] == 1
+    notes = capsys.readouterr().err
+    for note in ("1 ids come twice", "1 ids are not of these data", "1 cases have no answer"):
+        assert note in notes
+
+
+def test_predictions_of_other_data_or_another_model_are_refused(asked, done, tmp_path):
+    with pytest.raises(LoupeError, match="not of embedded"):
+        main(["vqav2", "--data", str(asked), "--predictions", str(done / "predictions.jsonl"),
+              "--model", "embedded"])  # fmt: skip
+    with pytest.raises(LoupeError, match="another task"):
+        main(["okvqa", "--data", str(asked), "--split", "VQAv2", "--predictions",
+              str(done / "predictions.jsonl")])  # fmt: skip
+    file = tmp_path / "others.jsonl"
+    file.write_text('{"id": "someone else\'s", "answer": "yes"}')
+    with pytest.raises(LoupeError, match="answers nothing of these data"):
+        main(["vqav2", "--data", str(asked), "--predictions", str(file)])
+    with pytest.raises(LoupeError, match=r"another model .*give another --out, or delete it"):
+        main(["vqav2", "--data", str(asked), "--out", str(done), "--limit", "9",
+              "--model", "embedded"])  # fmt: skip
+
+
+def test_what_is_wrong_with_the_data_is_counted_and_the_rest_goes_on(
+    coco, tiny_model, tmp_path, capsys
+):
+    values = json.loads((coco / "instances.json").read_text())
+    empty = {"size": [48, 64], "counts": [48 * 64]}
+    values["annotations"] += [
+        {
+            "id": 90,
+            "image_id": 2,
+            "category_id": 2,
+            "segmentation": empty,
+        },
+        {"id": 91, "image_id": 4, "category_id": 2, "bbox": [1, 1, 9, 9]},
+        {"id": 92, "image_id": 5, "category_id": 99, "bbox": [1, 1, 9, 9]},
+    ]
+    values["images"] += [{"id": 4, "file_name": "lost.png"}, values["images"][2]]
+    (coco / "instances.json").write_text(json.dumps(values))
+    out = tmp_path / "out"
+    run("coco-what", "--data", coco, "--model", tiny_model, "--out", out)
+    left = scores(out)["data"]["left_out"]
+    reasons = " ".join(left)
+    assert "is empty" in reasons
+    assert "there is no file" in reasons
+    assert "an id comes twice" in reasons
+    assert "99" in reasons
+    assert scores(out)["data"]["cases"] == 6
+    assert "left out" in capsys.readouterr().err
+
+
+def test_captions_in_any_script_are_scored(coco, tiny_model, tmp_path):
+    values = json.loads((coco / "captions.json").read_text())
+    for annotation, text in zip(
+        values["annotations"], ("一只狗", "собака", "", "🐕"), strict=False
+    ):
+        annotation["caption"] = text
+    (coco / "captions.json").write_text(json.dumps(values))
+    out = tmp_path / "out"
+    run("captions", "--data", coco, "--model", tiny_model, "--out", out)
+    found = scores(out)
+    assert found["systems"]["loupe: picture"]["scores"]["CIDEr"]["value"] >= 0
+    assert found["data"]["cases"] == 3
+    assert any("empty" in reason for reason in found["data"]["left_out"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["coco-waht", "--data", "x"], "did you mean 'coco-what'"),
+        (["vqav2"], "--data"),
+        (["vqav2", "--data", "nowhere.json"], "no file"),
+        ([], "name a task"),
+        (["vqav2", "--data", "x", "--peer", "clip"], "KIND=WHERE"),
+        (["vqav2", "--data", "x", "--peer", "clop=y"], "did you mean 'clip'"),
+        (["vqav2", "--data", "x", "--limit", "-1"], "--limit"),
+        (["coco-retrieval", "--data", "x"], "compares no vectors"),
+    ],
+)
+def test_what_a_user_can_put_right_is_said_in_a_line(words, message, capsys):
+    assert cli.main(["eval", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_tasks_and_peers_are_listed(capsys):
+    run("--list")
+    listed = capsys.readouterr().out
+    assert "region-pope" in listed
+    assert cli.main(["peers", "--json"]) == 0
+    peers = json.loads(capsys.readouterr().out)
+    assert peers["clip"]["class"] == "CLIPModel"
+    assert "server" in peers

@@ -1,0 +1,291 @@
+"""What `loupe eval` does once its words are understood."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adapters.peers import open_peer
+from adapters.peers.sentences import SentenceEncoder
+from qformer.contracts import LoupeError
+from train.data.source import DataConfig, read_json_file, read_lines
+from train.eval import console, retrieval, scores
+from train.eval.case import Case
+from train.eval.models import open_model, provenance
+from train.eval.page import page
+from train.eval.run import (
+    FORMAT,
+    PREDICTIONS,
+    Asked,
+    Book,
+    Cases,
+    Run,
+    read_book,
+    read_cases,
+    refuse_other,
+)  # fmt: skip
+from train.eval.task import Record
+from train.eval.tasks import TASKS
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+IDS = ("id", "question_id", "questionId", "image_id")
+ANSWERS = ("answer", "caption", "prediction", "direct_answer", "multiple_choice", "text")
+
+
+def asked_of(args: argparse.Namespace) -> Asked:
+    task, split = TASKS[args.task], args.split
+    format = args.format or task.format
+    if args.format is None and task.asked and is_plain_form(Path(args.data)):
+        format, split = "asked", split or task.asked
+    data = DataConfig(format, args.data, args.images, args.answers, split)
+    return Asked(args.task, data, args.limit, args.shard)
+
+
+def is_plain_form(path: Path) -> bool:
+    """Whether a file is written as `benchmarks.read_asked` says."""
+    if path.suffix != ".jsonl" or not path.is_file():
+        return False
+    first = next((line for _, line in read_lines(path)), None)
+    return first is not None and {"image", "dataset"} <= first.keys()
+
+
+def models_of(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The models that the options name, and what identifies each."""
+    models: dict[str, Any] = {}
+    about: dict[str, Any] = {}
+    preset, dtype = TASKS[args.task].preset, DTYPES[args.dtype]
+    if not args.no_model:
+        source = args.model or "embedded"
+        model = open_model(
+            source, "loupe", args.segmenter, args.device, dtype, args.preset, args.vision,
+            args.language,
+        )  # fmt: skip
+        models["loupe"] = model
+        about["loupe"] = {**provenance(source), "dtype": args.dtype, **model.about(preset)}
+    for named in args.peer:
+        kind, _, source = named.partition("=")
+        if not source:
+            raise LoupeError(f"--peer {named}: give KIND=WHERE, for example clip=FOLDER")
+        name = kind if kind not in models else f"{kind} {len(models)}"
+        models[name] = open_peer(kind, source, name, args.device, dtype)
+        told = models[name].about(args.preset or preset)
+        about[name] = {"kind": kind, **provenance(source), "dtype": args.dtype, **told}
+    if not models:
+        raise LoupeError("there is no model to ask: leave out --no-model, or give a --peer")
+    return models, about
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    asked, out = asked_of(args), args.out or Path("runs/eval") / args.task
+    start = time.perf_counter()
+    models, about = models_of(args)
+    if asked.definition.retrieval:
+        result = retrieval.evaluate(asked, models, about, out, console.progress, args.batch)
+        console.print_scores(result, args.json)
+        return 0
+    chosen = [arm.strip() for arm in args.arms.split(",")] if args.arms else []
+    run = Run(asked, models, out, about, chosen, args.batch, console.progress)
+    records = run.answer()
+    seconds = time.perf_counter() - start
+    result = finish(asked, run.cases, records, about, out, seconds, args.sentence_encoder)
+    console.print_scores(result, args.json)
+    return 0
+
+
+def finish(
+    asked: Asked,
+    cases: Cases,
+    records: Sequence[Record],
+    about: dict[str, Any],
+    out: Path,
+    seconds: float,
+    sentence_encoder: str | None = None,
+) -> dict[str, Any]:
+    """scores.json and page.html of a run's records."""
+    task = asked.definition
+    similar = SentenceEncoder.open(sentence_encoder).similarity if sentence_encoder else None
+    systems = scores.systems_of(task, cases.all, records, similar)
+    left = scores.left_out(cases.all, records)
+    for reason, count in cases.tally.reasons.items():
+        print(f"loupe: note: {count} left out: {reason}", file=sys.stderr)
+    for reason, ids in left.items():
+        print(f"loupe: note: {len(ids)} left out: {reason} ({ids[0]})", file=sys.stderr)
+    result = {
+        "task": asked.task, "says": task.says, "rule": task.rule,
+        "data": {
+            **asdict(asked.data), "sha256": cases.sha256, "cases": len(systems[0].cases),
+            "limit": asked.limit, "shard": "{}/{}".format(*asked.shard),
+            "left_out": {
+                **{
+                    reason: {"cases": count, "examples": cases.tally.examples[reason]}
+                    for reason, count in cases.tally.reasons.items()
+                },
+                **{why: {"cases": len(ids), "examples": ids[:3]} for why, ids in left.items()},
+            },
+        },
+        "models": about,
+        "systems": scores.scores(task, systems),
+        "machine": scores.machine(),
+        "seconds": round(seconds, 2),
+    }  # fmt: skip
+    if sentence_encoder:
+        result["sentence_encoder"] = provenance(sentence_encoder)
+    scores.save_json(result, out / "scores.json")
+    (out / "page.html").write_text(page(task, result, systems), encoding="utf-8")
+    print(f"loupe: wrote {out}/scores.json and {out}/page.html", file=sys.stderr)
+    return result
+
+
+def merge(args: argparse.Namespace) -> int:
+    """Shards of one run become a run."""
+    if args.out is None:
+        raise LoupeError("say where the whole goes: --out")
+    parts = []
+    for folder in args.merge:
+        file = Path(folder) / PREDICTIONS
+        if not file.is_file():
+            raise LoupeError(f"{folder} holds no {PREDICTIONS}: give the --out of each shard")
+        parts.append((file, *read_book(file)))
+    _, first, _ = parts[0]
+    of = first["shard"][1]
+    for file, header, _ in parts:
+        if header["shard"][1] != of:
+            raise LoupeError(f"{file} is one of {header['shard'][1]} shards, others of {of}")
+        refuse_other({**header, "shard": None}, {**first, "shard": None}, file)
+    missing = set(range(1, of + 1)) - {header["shard"][0] for _, header, _ in parts}
+    if missing:
+        names = ", ".join(f"{number}/{of}" for number in sorted(missing))
+        raise LoupeError(f"the run is not whole, these shards are missing: {names}")
+    header = {**first, "shard": [1, 1]}
+    asked = asked_before(header)
+    cases = cases_of(asked, header)
+    book = Book(args.out / PREDICTIONS, header)
+    book.write(r for _, _, records in parts for r in records
+               if (r["id"], r["system"]) not in book.done)  # fmt: skip
+    seconds = sum(record.get("seconds", 0.0) for record in book.records)
+    result = finish(asked, cases, book.records, header["models"], args.out, seconds,
+                    args.sentence_encoder)  # fmt: skip
+    console.print_scores(result, args.json)
+    return 0
+
+
+def asked_before(header: dict[str, Any]) -> Asked:
+    """What a predictions.jsonl answers."""
+    data = DataConfig(**header["source"])
+    return Asked(header["task"], data, header["limit"], tuple(header["shard"]))
+
+
+def cases_of(asked: Asked, header: dict[str, Any]) -> Cases:
+    """The cases again. Raises LoupeError where the data have changed since."""
+    cases = read_cases(asked)
+    if cases.sha256 != header["data"]:
+        raise LoupeError(f"{asked.data.path} has changed since it was asked: run it again")
+    return cases
+
+
+def score_file(args: argparse.Namespace) -> int:
+    """Answers made elsewhere, scored as a run's are."""
+    asked, file = asked_of(args), Path(args.predictions)
+    if not file.is_file():
+        raise LoupeError(f"there is no file {file}: check --predictions")
+    cases = read_cases(asked)
+    header, records = read_book(file)
+    if header:
+        own = {"task": asked.task, "data": cases.sha256, "limit": asked.limit,
+               "models": header["models"], "shard": header["shard"]}  # fmt: skip
+        refuse_other(header, own, file)
+        if args.model is not None:
+            mine, theirs = provenance(args.model), header["models"].get("loupe", {})
+            if any(theirs.get(key) != mine.get(key) for key in ("sha256", "revision")):
+                raise LoupeError(
+                    f"{file} holds answers of {theirs.get('model')}, not of {args.model}: leave"
+                    " out --model, or evaluate that model"
+                )
+    else:
+        records = read_answers(file, cases.all)
+        header = {"format": FORMAT, "models": {file.stem: {"file": str(file)}}}
+    out = args.out or file.parent / f"{file.stem}-scores"
+    seconds = sum(record.get("seconds", 0.0) for record in records)
+    result = finish(asked, cases, records, header["models"], out, seconds, args.sentence_encoder)
+    console.print_scores(result, args.json)
+    return 0
+
+
+def read_answers(file: Path, cases: Sequence[Case]) -> list[Record]:
+    """A list, lines, or {id: answer}, in Loupe's words or those of the official result files."""
+    if file.suffix == ".jsonl":
+        found: Any = [line for _, line in read_lines(file) if line is not None]
+    else:
+        found = read_json_file(file)
+    if isinstance(found, dict):
+        found = [
+            {"id": id, **(told if isinstance(told, dict) else {"answer": told})}
+            for id, told in found.items()
+        ]
+    answers: dict[str, str] = {}
+    twice = 0
+    for line in found if isinstance(found, list) else ():
+        id = next((line[key] for key in IDS if key in line), None)
+        answer = next((line[key] for key in ANSWERS if key in line), None)
+        if id is not None and answer is not None:
+            twice += str(id) in answers
+            answers.setdefault(str(id), str(answer))
+    known = {case.id for case in cases}
+    strangers = answers.keys() - known
+    if not answers.keys() & known:
+        raise LoupeError(
+            f"{file} answers nothing of these data (it needs {' or '.join(IDS)}, and an answer or"
+            " caption): it is of other data, or of another model's run"
+        )
+    for count, what in (
+        (twice, "ids come twice; the first answer counts"),
+        (len(strangers), "ids are not of these data and are left out"),
+        (len(known - answers.keys()), "cases have no answer, which is scored as wrong"),
+    ):
+        if count:
+            print(f"loupe: note: {count} {what}", file=sys.stderr)
+    return [
+        {"id": case.id, "system": file.stem, "answer": answers[case.id]}
+        if case.id in answers
+        else {"id": case.id, "system": file.stem, "answer": "", "error": "no answer"}
+        for case in cases
+    ]
+
+
+def compare(args: argparse.Namespace) -> int:
+    """A paired test of two systems over the same cases."""
+    chosen, headers = [], []
+    for named in args.compare:
+        folder, _, name = named.partition("#")
+        file = Path(folder) / PREDICTIONS
+        if not file.is_file():
+            raise LoupeError(f"{folder} holds no {PREDICTIONS}: give the --out of a run")
+        header, records = read_book(file)
+        headers.append(header)
+        if header["task"] != headers[0]["task"] or header["data"] != headers[0]["data"]:
+            raise LoupeError(f"{folder} answers other questions than {args.compare[0]}")
+        asked = asked_before(header)
+        systems = scores.systems_of(asked.definition, cases_of(asked, header).all, records)
+        by_name = {system.name: system for system in systems}
+        if name and name not in by_name:
+            raise LoupeError(f"{folder} has no {name!r}: it has {', '.join(by_name)}")
+        chosen.append(by_name[name] if name else systems[-1])
+    tests = scores.comparison(asked.definition, *chosen)
+    if args.json:
+        print(json.dumps(tests))
+        return 0
+    for name, test in tests.items():
+        print(
+            f"{name:22} {test['first']:.3f} - {test['second']:.3f} = {test['difference']:+.3f}"
+            f" ({test['low']:+.3f} to {test['high']:+.3f})  p = {test['p']:.3f}"
+            f"  {test['items']} cases"
+        )
+    return 0

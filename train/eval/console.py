@@ -1,0 +1,31 @@
+"""What a run says on the terminal: its scores, and how far it is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+
+def print_scores(scores: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(scores, ensure_ascii=False))
+        return
+    systems = scores["systems"]
+    width = max(map(len, systems))
+    for name, one in systems.items():
+        told = "  ".join(
+            f"{measure} {score['value']:.3f} ({score['low']:.3f}-{score['high']:.3f})"
+            for measure, score in list(one["scores"].items())[:4]
+            if score["value"] is not None
+        )
+        print(f"{name:{width}}  {told}")
+
+
+def progress(done: int, total: int) -> None:
+    """On standard error: a line that renews itself on a terminal."""
+    if sys.stderr.isatty():
+        end = "\n" if done == total else ""
+        print(f"\r{done}/{total} asked", end=end, file=sys.stderr, flush=True)
+    elif done == total or done % 320 == 0:
+        print(f"{done}/{total} asked", file=sys.stderr, flush=True)

@@ -1,0 +1,161 @@
+"""Whatever is asked: Loupe's own models and peers, behind one small interface.
+
+A model has a name, `ways` (what it can do: "write", "choose", "match", "retrieve", "find"), says
+whether it `sees_regions`, and has a method for each of its ways; see `adapters.peers.base.Peer`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adapters.build import EMBEDDED, build, find, locate
+from adapters.folder import revision_of
+from adapters.lavis import SUFFIXES
+from adapters.peers.base import Batch
+from adapters.published import PRESETS, PUBLISHED, RETRIEVAL, open_retrieval
+from qformer import together
+from qformer.assistant import Assistant
+from qformer.contracts import Decoding, LoupeError
+from qformer.retrieval import Ranker
+from qformer.together import Likelihood, Question
+from qformer.view import View
+
+
+class AssistantModel:
+    """A Loupe assistant: it writes answers, ranks choices by likelihood, and sees regions."""
+
+    sees_regions = True
+    ways: tuple[str, ...] = ("write", "choose", "find")
+
+    def __init__(self, name: str, assistant: Assistant, presets: bool, preset: str | None) -> None:
+        """presets: whether to write as BLIP-2 does for each kind of task, rather than in the
+        checkpoint's own way; preset: always this one."""
+        self.name, self.assistant = name, assistant
+        self.presets, self.preset = presets, preset
+
+    def decoding(self, preset: str) -> Decoding:
+        chosen = self.preset or (preset if self.presets else None)
+        return PRESETS[chosen] if chosen else self.assistant.config.decoding
+
+    def write(self, questions: Sequence[Question], preset: str) -> Batch:
+        return together.answers(self.assistant, questions, self.decoding(preset))
+
+    def choose(self, questions: Sequence[Question]) -> list[list[Likelihood] | LoupeError]:
+        return together.likelihoods(self.assistant, questions)
+
+    def find(self, questions: Sequence[Question]) -> list[Tensor | LoupeError | None]:
+        """The region_mask that fits each question's text best; None where nothing fits."""
+        result: list[Tensor | LoupeError | None] = []
+        views: dict[int, View] = {}
+        for question in questions:
+            try:
+                view = views.setdefault(id(question.image), View(self.assistant, question.image))
+                found = view.find(question.text, threshold=0.0)
+                result.append(found[0].region_mask if found else None)
+            except LoupeError as error:
+                result.append(error)
+        return result
+
+    def about(self, preset: str) -> dict[str, Any]:
+        return {"decoding": asdict(self.decoding(preset))}
+
+
+class RankerModel:
+    """A Blip2ForImageTextRetrieval: it matches pictures with texts, and sees no regions."""
+
+    sees_regions = False
+    ways: tuple[str, ...] = ("match", "retrieve")
+
+    def __init__(self, name: str, ranker: Ranker) -> None:
+        self.name, self.ranker = name, ranker
+
+    @torch.no_grad()
+    def match(self, questions: Sequence[Question]) -> list[list[float] | LoupeError]:
+        """ITM's "they match" less "they do not", of each text in `choices`."""
+        result: list[list[float] | LoupeError] = []
+        for question in questions:
+            try:
+                memory = self.ranker.remember([question.image])
+                no, yes = self.ranker.match_logits(memory, question.choices).unbind(1)
+                result.append((yes - no).tolist())
+            except LoupeError as error:
+                result.append(error)
+        return result
+
+    def image_features(self, images: Sequence[Tensor]) -> Tensor:
+        return self.ranker.image_features(images)
+
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        return self.ranker.text_features(texts)
+
+    def rerank(self, image: Tensor, texts: Sequence[str]) -> Tensor:
+        """BLIP-2's match logit of one picture with each text, (texts,)."""
+        return self.ranker.match_logits(self.ranker.remember([image]), texts)[:, 1]
+
+    def about(self, preset: str) -> dict[str, Any]:
+        return {}
+
+
+def open_model(
+    model: str,
+    name: str = "loupe",
+    segmenter: str | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    preset: str | None = None,
+    vision: str | None = None,
+    language: str | None = None,
+) -> Any:
+    """Any model that Loupe opens. Raises CheckpointError."""
+    if model.endswith(SUFFIXES):
+        assistant = build(model, segmenter, device, dtype, vision=vision, language=language)
+        return AssistantModel(name, assistant, True, preset)
+    source, settings = find(model)
+    if settings.get("architectures") == [RETRIEVAL]:
+        return RankerModel(name, open_retrieval(source, dtype).to(device))
+    published = settings.get("model_type") in PUBLISHED
+    assistant = build(model, segmenter, device, dtype, vision=vision, language=language)
+    return AssistantModel(name, assistant, published, preset)
+
+
+def provenance(model: str) -> dict[str, Any]:
+    """What identifies a model: its name, revision where it has one, and a hash of all its files."""
+    if model.startswith(("http://", "https://")):
+        return {"model": model}  # a server does not say what it runs
+    if model == "embedded" or Path(model).is_dir():
+        folder = EMBEDDED if model == "embedded" else Path(model)
+        return {"model": model, "sha256": hash_of(model_files(folder))}
+    if Path(model).is_file():
+        return {"model": model, "sha256": hash_of([Path(model)])}
+    return {"model": model, "revision": revision_of(model)}
+
+
+def model_files(folder: Path) -> list[Path]:
+    """All files of a checkpoint, and of the parts its config.json names beside it."""
+    folders = [folder]
+    _, settings = find(folder)
+    for part in ("vision", "language", "segmenter"):
+        named = settings.get(part)
+        if isinstance(named, dict) and isinstance(named.get("path"), str):
+            place = locate(folder, named["path"])
+            if isinstance(place, Path):
+                folders.append(place)
+    files = (file for place in folders for file in place.rglob("*") if file.is_file())
+    return sorted(file for file in files if "trainer" not in file.parts)
+
+
+def hash_of(files: Iterable[Path]) -> str:
+    """SHA-256 over names and contents."""
+    total = hashlib.sha256()
+    for file in files:
+        total.update(file.name.encode())
+        with file.open("rb") as content:
+            total.update(hashlib.file_digest(content, "sha256").digest())
+    return total.hexdigest()

@@ -1,0 +1,44 @@
+"""What a task is: which files it reads, what it asks, and how the answers are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from train.data.sample import Sample
+from train.eval.case import Case, plain
+from train.eval.stats import Measure
+
+Record = dict[str, Any]  # one line of predictions.jsonl: {"id", "system", "answer", ...}
+Score = Callable[[Sequence[Case], Sequence[Record]], dict[str, Measure]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """says: what it measures. rule: the official rule, and which where tools disagree.
+
+    format: the reader of its files, a name of train.data.readers. asked: what "dataset" begins with
+    in files of the plain form ("asked"). ways: how a model may be asked, the first it can: "write"
+    an answer, "choose" one by likelihood, "match" texts with the picture, "find" a region.
+    preset: how published models write. regions: it is about regions. closed: few answers, so that a
+    confusion says something. similar: how near answers come in
+    meaning is told too, where a sentence encoder is given. strata: label of a case, to score apart.
+    """
+
+    says: str
+    rule: str
+    format: str
+    score: Score
+    asked: str = ""
+    cases: Callable[[Iterable[Sample]], Iterator[Case]] = plain
+    ways: tuple[str, ...] = ("write",)
+    preset: str = "vqa"
+    regions: bool = False
+    closed: bool = False
+    similar: bool = False
+    strata: Callable[[Case], str | None] = field(default=lambda case: None)
+
+    @property
+    def retrieval(self) -> bool:
+        return self.ways == ("retrieve",)
