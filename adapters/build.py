@@ -49,7 +49,8 @@ def build(
     or InstructBLIP, or a LAVIS .pth of stage 2, with the vision and language (folders or hub ids)
     it was trained with, and the tokenizer of its Q-Former if that reads the question. segmenter:
     another one than the checkpoint's own, by short name, folder or hub id (adapters/segmenters.py);
-    a published model has none of its own and gets "auto". dtype: of the frozen parts, whatever they are stored in; the bridge computes in float32. quantize:
+    a published model has none of its own and gets "auto". dtype: of the frozen parts, whatever they
+    are stored in; the bridge computes in float32. quantize:
     the language model's linear layers. device_map: "auto" spreads the language model over all
     GPUs and the CPU; the rest goes to the first GPU. Raises CheckpointError if a file is missing
     or damaged, or the memory too small.
@@ -66,7 +67,9 @@ def build(
                 "it was trained with (--vision, --language)"
             )
         parts = lavis.open_lavis(Path(model), vision, language, dtype, tokenizer, placement)
-        return placed(published_assistant(parts, segmenter or default_name(device), dtype), placement)
+        return placed(
+            published_assistant(parts, segmenter or default_name(device), dtype), placement
+        )
     if vision is not None or language is not None:
         raise CheckpointError(f"{model} brings its own frozen parts: leave out vision and language")
     source, settings = find(model)
@@ -153,9 +156,7 @@ def find(model: str | Path) -> tuple[Source, dict[str, Any]]:
     return folder, read_json(folder / CONFIG)
 
 
-def published_assistant(
-    parts: Published, segmenter: str | Path, dtype: torch.dtype
-) -> Assistant:
+def published_assistant(parts: Published, segmenter: str | Path, dtype: torch.dtype) -> Assistant:
     segments = open_segmenter(segmenter, dtype)
     config = AssistantConfig(parts.prompt, PRESETS["chat"])
     return Assistant(parts.vision, parts.bridge, parts.language, segments, config, parts.tokenizer)

@@ -7,6 +7,7 @@ model, and SAM's decoder there cannot hold these weights.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ INVALID, NEGATIVE, POINT, TOP_LEFT, BOTTOM_RIGHT = -1, 0, 1, 2, 3  # labels
 @dataclass(frozen=True)
 class EfficientSamConfig:
     """As released: width 192 and 3 heads (Ti), 384 and 6 (S). positions: patches a side of the
-    pretraining; channels: of the image embedding; upscaling: channels of the two upscaling steps."""
+    pretraining; channels: of the image embedding; upscaling: those of the two upscaling steps."""
 
     image_size: int = 1024
     patch_size: int = 16
@@ -184,7 +185,7 @@ class PromptEncoder(nn.Module):
 
     def image_positions(self) -> Tensor:
         """(1, grid * grid, channels)."""
-        middle = (torch.arange(self.grid, device=self.invalid_points.weight.device) + 0.5)
+        middle = torch.arange(self.grid, device=self.invalid_points.weight.device) + 0.5
         y, x = torch.meshgrid(middle / self.grid, middle / self.grid, indexing="ij")
         return self.pe_layer(torch.stack([x, y], -1)).flatten(0, 1)[None]
 
@@ -215,8 +216,7 @@ class Perceptron(nn.Module):
         super().__init__()
         widths = [inward] + [hidden] * layers
         self.layers = nn.ModuleList(
-            nn.Sequential(nn.Linear(a, b), nn.GELU())
-            for a, b in zip(widths[:-1], widths[1:], strict=True)
+            nn.Sequential(nn.Linear(a, b), nn.GELU()) for a, b in itertools.pairwise(widths)
         )
         self.fc = nn.Linear(hidden, outward)
 

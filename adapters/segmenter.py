@@ -82,7 +82,7 @@ class PromptableSegmenter(Frozen):
     ) -> tuple[Tensor, Tensor]:
         """n prompts at once, in pixels of the input: points (n, k, 2), labels (n, k), boxes (n, 4),
         logits (n, h, w), n = 1 for these. Returns low-resolution logits (n, m, h, w) and predicted
-        IoU (n, m), in the model's own order."""
+        IoU (n, m), in the model's own order. Gradients reach the decoder: training calls it."""
         raise NotImplementedError
 
     # What all do alike
@@ -135,7 +135,6 @@ class PromptableSegmenter(Frozen):
             )
         return embedding
 
-    @torch.no_grad()
     def segment(self, embedding: Embedding, prompt: SegmentPrompt) -> Segmentation:
         """Up to three proposals for a lone click, which may mean a part or the whole; else one.
 
@@ -154,6 +153,7 @@ class PromptableSegmenter(Frozen):
         region_masks = torch.stack([self.region_mask(one, embedding) for one in logits])
         return Segmentation(region_masks, scores.clamp(0, 1), logits, prompt, warnings)
 
+    @torch.no_grad()
     def asked(
         self, embedding: Embedding, prompt: SegmentPrompt, several: bool
     ) -> tuple[Tensor, Tensor]:
@@ -243,6 +243,7 @@ class PromptableSegmenter(Frozen):
         """(h, w) -> bool (H, W), cleaned of holes and specks as `cleanup` says."""
         return clean(self.upsample(logits, embedding) > 0, self.cleanup)
 
+    @torch.no_grad()
     def everything(
         self,
         image: Tensor,

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from adapters.efficientsam import BOTTOM_RIGHT, TOP_LEFT, EfficientSam, EfficientSamConfig
 from adapters.folder import is_folder, read_settings
+from adapters.release import load_strictly, read_weights, weight_file
 from adapters.segmenter import Embedding, PromptableSegmenter
 from adapters.vision import Normalisation
 from adapters.weights import Source
-from adapters.release import load_strictly, read_weights, weight_file
 from qformer.config import from_dict
 from qformer.contracts import Capabilities
 
@@ -71,7 +71,6 @@ class EfficientSamSegmenter(PromptableSegmenter):
     def features(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         return (self.model.image_encoder(pixel_values),)
 
-    @torch.no_grad()
     def decode(
         self,
         embedding: Embedding,

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from adapters.folder import is_folder, read_settings
+from adapters.release import load_strictly, read_weights, weight_file
 from adapters.segmenter_sam import SamSegmenter
 from adapters.tinyvit import TinyVit, TinyVitConfig
 from adapters.vision import Normalisation
 from adapters.weights import Source
-from adapters.release import load_strictly, read_weights, weight_file
 from qformer.config import from_dict
 from qformer.contracts import Capabilities
 
@@ -104,7 +104,7 @@ class MobileSam(nn.Module):
     def get_image_wide_positional_embeddings(self) -> Tensor:
         """(1, channels, grid, grid)."""
         matrix = self.shared_image_embedding.positional_embedding
-        middle = (torch.arange(self.grid, device=matrix.device, dtype=matrix.dtype) + 0.5)
+        middle = torch.arange(self.grid, device=matrix.device, dtype=matrix.dtype) + 0.5
         y, x = torch.meshgrid(middle / self.grid, middle / self.grid, indexing="ij")
         return self.shared_image_embedding(torch.stack([x, y], -1)).permute(2, 0, 1)[None]
 
@@ -122,7 +122,7 @@ class MobileSamSegmenter(SamSegmenter):
         file: str | None = None,
     ) -> Self:
         """mobile_sam.pt, or a folder or hub id with it (or a model.safetensors with the same
-        names); config.json only where the shape is not the release's. file: as weight_file's names."""
+        names); config.json only where the shape is not the release's."""
         path = weight_file(source, (file,) if file else FILES, revision)
         held = {n: v for n, v in read_weights(path).items() if not n.startswith(UNUSED)}
         weights = {renamed(name): value for name, value in held.items()}

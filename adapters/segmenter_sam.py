@@ -55,7 +55,6 @@ class SamSegmenter(PromptableSegmenter):
     def features(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         return (self.model.get_image_embeddings(pixel_values),)
 
-    @torch.no_grad()
     def decode(
         self,
         embedding: Embedding,

@@ -5,6 +5,7 @@ The picture is stretched to the model's square. The decoder also reads two finer
 
 from __future__ import annotations
 
+import importlib
 from typing import Any, Self
 
 import torch
@@ -21,7 +22,7 @@ IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear
 
 
 class Sam2Segmenter(PromptableSegmenter):
-    """A Sam2Model; the published folders hold the video model, of which it is the picture's half."""
+    """A Sam2Model; published folders hold the video model, of which it is the picture's half."""
 
     family = "sam2"
     kinds: tuple[str, ...] = ("sam2", "sam2_video")  # model_types
@@ -71,7 +72,6 @@ class Sam2Segmenter(PromptableSegmenter):
     def features(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.model.get_image_embeddings(pixel_values))
 
-    @torch.no_grad()
     def decode(
         self,
         embedding: Embedding,
@@ -119,7 +119,7 @@ class EdgeTamSegmenter(Sam2Segmenter):
 def require_timm() -> None:
     """Raises CheckpointError that says what is missing. timm itself imports torchvision."""
     try:
-        import timm  # noqa: F401
+        importlib.import_module("timm")
     except Exception as error:  # a torchvision of another build fails in many ways
         missing = getattr(error, "name", None) or "timm"
         raise CheckpointError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import socket
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from urllib.request import getproxies
 
 import torch
 
-from adapters.folder import read_settings
+from adapters.folder import quiet, read_settings
 from adapters.registry import SEGMENTERS
+from adapters.segmenter_efficientsam import save_efficientsam
+from adapters.segmenter_mobilesam import save_mobilesam
 from qformer.contracts import CheckpointError
 
 AUTO = "auto"
@@ -120,6 +123,23 @@ def kind_of(source: str | Path) -> str | None:
     return read_settings(source, "config.json").get("model_type")
 
 
+def save_segmenter(segmenter: Any, folder: Path) -> None:
+    """A folder that `open_segmenter` reads again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if segmenter.family == "efficientsam":
+        save_efficientsam(segmenter.model, folder)
+    elif segmenter.family == "mobilesam":
+        save_mobilesam(segmenter.model, folder)
+    elif segmenter.family == "sam3":
+        raise CheckpointError("a whole SAM 3 is not saved here: tune its tracker (sam3_tracker)")
+    else:
+        with quiet():
+            segmenter.model.save_pretrained(folder)
+        mean, std = segmenter.mean.flatten().tolist(), segmenter.std.flatten().tolist()
+        values = {"image_mean": mean, "image_std": std, "resample": 2}
+        (folder / "preprocessor_config.json").write_text(json.dumps(values, indent=2) + "\n")
+
+
 def default_name(device: str | torch.device) -> str:
     """The best default that can be had here."""
     name = "sam2.1-tiny" if torch.device(device).type == "cpu" else "sam2.1-base-plus"
@@ -131,6 +151,14 @@ def available(hub: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
     return isinstance(try_to_load_from_cache(hub, "config.json"), str) or hub_answers()
+
+
+def is_here(known: Known) -> bool:
+    """Whether its weights lie in the hub's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    file = known.file or "model.safetensors"
+    return isinstance(try_to_load_from_cache(known.hub, file), str)
 
 
 @cache

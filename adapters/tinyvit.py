@@ -165,7 +165,9 @@ class PatchEmbedding(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.seq = nn.Sequential(
-            ConvolutionNorm(3, width // 2, 3, 2), nn.GELU(), ConvolutionNorm(width // 2, width, 3, 2)
+            ConvolutionNorm(3, width // 2, 3, 2),
+            nn.GELU(),
+            ConvolutionNorm(width // 2, width, 3, 2),
         )
 
     def forward(self, pixel_values: Tensor) -> Tensor:

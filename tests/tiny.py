@@ -8,16 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_segmenters import (  # noqa: F401: found here by name
-    efficientsam,
-    mobilesam,
-    sam,
-    sam2,
-    sam3,
-    sam3_tracker,
-    sam3_video,
-    sam_hq,
-)
+from tiny_segmenters import sam
 
 TEXT = [
     "a small red circle at the left, a big dotted blue star next to the green house.",

@@ -165,9 +165,7 @@ def sam3_video(folder: Path) -> Path:
 
     torch.manual_seed(0)
     tracker = sam3_tracker_config().to_dict()
-    tracker.update(
-        model_type="sam3_tracker_video", memory_attention_hidden_size=32, image_size=56
-    )
+    tracker.update(model_type="sam3_tracker_video", memory_attention_hidden_size=32, image_size=56)
     config = Sam3VideoConfig(detector_config=sam3_config().to_dict(), tracker_config=tracker)
     save(Sam3VideoModel(config), folder)
     clip_tokenizer(folder)

@@ -23,11 +23,16 @@ EXAMPLES = """examples:
   loupe train embedded                       all of it; run again to resume after a kill
   loupe train embedded --only vision         one phase
   loupe train embedded --set stage2.steps=2000 --out runs/longer
+  loupe train segmenter --help               tune a segmenter on masks in COCO form
 """
 
 
 def main(argv: Sequence[str]) -> int:
     """Raises LoupeError for a config that does not fit; `loupe` prints it in one line."""
+    if list(argv[:1]) == ["segmenter"]:
+        from train.segmenter_tune import main as tune
+
+        return tune(argv[1:])
     parser = argparse.ArgumentParser(
         prog="loupe train", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,11 +1,12 @@
 """One module a command, light to import: SAYS and EXAMPLES for --help, `arguments` and `run`."""
 
-from demo.commands import ask, caption, chat, doctor, rank, segment
+from demo.commands import ask, caption, chat, doctor, rank, segment, segmenters
 
 COMMANDS = {
     "ask": ask,
     "caption": caption,
     "segment": segment,
+    "segmenters": segmenters,
     "rank": rank,
     "chat": chat,
     "doctor": doctor,

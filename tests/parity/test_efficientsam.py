@@ -93,8 +93,11 @@ def test_a_users_box_and_click_are_the_releases_corners_and_point(golden, segmen
 
 
 def test_the_released_shapes_are_told_from_the_weights_alone(tmp_path):
-    """Ti and S as released, without a config.json; a few layers of them stand for all."""
-    for width, heads, name in ((192, 3, "efficient_sam_vitt.pt"), (384, 6, "efficient_sam_vits.pt")):
+    """Ti and S as released, without a config.json."""
+    for width, heads, name in (
+        (192, 3, "efficient_sam_vitt.pt"),
+        (384, 6, "efficient_sam_vits.pt"),
+    ):
         model = EfficientSam(EfficientSamConfig(width=width, heads=heads))
         folder = tmp_path / name.removesuffix(".pt")
         folder.mkdir()
@@ -114,7 +117,7 @@ def test_weights_of_another_architecture_are_named(weights, tmp_path):
     config = {"model_type": "efficientsam", **SHAPE, "depth": 4}
     (tmp_path / "config.json").write_text(json.dumps(config))
     save_file(weights, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"lacks 12 weights .* blocks\.3"):
+    with pytest.raises(CheckpointError, match=r"lacks 12 weights .*blocks\.3"):
         EfficientSamSegmenter.open(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(CheckpointError, match="does not open as weights"):
