@@ -80,12 +80,16 @@ def _numbers(row: Any) -> int:
 
 def write_region(region_mask: Tensor, path: Path, form: str, **known: Any) -> None:
     """As a PNG, white where the region is, or as a COCO annotation; known: its further keys."""
-    if form == "png":
-        from PIL import Image
-
-        write(path, lambda file: Image.fromarray(region_mask.cpu().numpy()).save(file, "PNG"))
-    else:
+    if form != "png":
         write_json(path, annotation(Proposal.of(region_mask.cpu(), 0.0), form, **known))
+        return
+    from PIL import Image
+
+    try:
+        Image.fromarray(region_mask.cpu().numpy()).save(path)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "use .png"
+        raise LoupeError(f"cannot write {path}: {reason}") from None
 
 
 def annotation(one: Proposal, form: str = "rle", **known: Any) -> dict[str, Any]:
@@ -205,7 +209,6 @@ def write(path: Path, fill: Any) -> None:
     """A whole file or none: beside, then renamed. Raises LoupeError where it cannot be written."""
     beside = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:
             fill(file)
         os.replace(beside, path)

@@ -90,6 +90,7 @@ def folder(
             image = load_image(file)
             opened = opened or segmenter()
             found = picture(opened, image, settings, before)
+            target.parent.mkdir(parents=True, exist_ok=True)
             coco.write_json(target, report(str(name), image, found, settings, form))
             counts["done"] += 1
         except LoupeError as error:
@@ -104,6 +105,7 @@ def folder(
         print(file=sys.stderr)
     if opened is None and len(failures) == len(files):
         raise LoupeError(f"no picture of {source} could be read: {failures[0]['error']}")
+    out.mkdir(parents=True, exist_ok=True)
     coco.write(out / FAILED, lambda to: to.writelines(json_line(one) for one in failures))
     whole = coco.dataset(written(source, out, files))
     coco.write_json(out / DATASET, whole)
