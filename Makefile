@@ -76,5 +76,5 @@ $(VENV)/.installed-demo: $(VENV)/.created pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) for tests and training: a minute or two, once."
-	$(PIP) install --quiet -c constraints.txt -e ".[demo,train,test]"
+	$(PIP) install --quiet -c constraints.txt -e ".[demo,train,quantize,test]"
 	@touch $@ $(VENV)/.installed-demo

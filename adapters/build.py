@@ -10,7 +10,7 @@ from torch import nn
 
 from adapters import lavis, lora
 from adapters.checkpoint import CONFIG, LORA, is_relative, load_config, load_trained, verify
-from adapters.config import PartConfig
+from adapters.config import PartConfig, TokenizerConfig
 from adapters.folder import HERE, read_json, read_settings
 from adapters.memory import Placement, Quantize
 from adapters.published import (
@@ -117,7 +117,7 @@ def build_ranker(
         assert stage1 is not None  # config.heads
         assert config.tokenizer is not None
         encoder = open_part(source, VISION_ENCODERS, config.vision, dtype, placement)
-        words = open_tokenizer(locate(source, config.tokenizer.path), config.tokenizer.revision)
+        words = tokenizer_of(source, config.tokenizer)
         return Ranker(encoder, bridge, stage1, words, config.bridge.end_id).to(device)
     if settings.get("model_type") == "blip-2" and settings.get("architectures") == [RETRIEVAL]:
         return open_retrieval(source, dtype, placement=placement).to(device)
@@ -184,12 +184,14 @@ def open_checkpoint(
         segments = open_part(folder, SEGMENTERS, config.segmenter, dtype)
     else:
         segments = None
-    tokenizer = None
-    if config.tokenizer is not None:
-        source = locate(folder, config.tokenizer.path)
-        tokenizer = open_tokenizer(source, config.tokenizer.revision)
+    tokenizer = None if config.tokenizer is None else tokenizer_of(folder, config.tokenizer)
     settings = AssistantConfig(config.prompt, config.decoding, config.domain, config.suggestions)
     return Assistant(vision, bridge, language, segments, settings, tokenizer)
+
+
+def tokenizer_of(folder: Path, chosen: TokenizerConfig) -> Any:
+    """The Q-Former's tokenizer that the config.json in `folder` names."""
+    return open_tokenizer(locate(folder, chosen.path), chosen.revision, chosen.subfolder)
 
 
 def open_part(

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -119,20 +119,15 @@ def load_trained(folder: Path, config: CheckpointConfig) -> tuple[Bridge, Stage1
     return trained_of(config.bridge, weights, what, heads=config.heads)
 
 
-def trained_of(
+def check_weights(
     config: BridgeConfig,
-    weights: dict[str, Tensor],
+    weights: Mapping[str, Tensor],
     what: str,
     homeless: Sequence[str] = (),
     heads: bool = False,
     absent: tuple[str, ...] = (),
 ) -> tuple[Bridge, Stage1 | None]:
-    """A bridge, and stage 1's heads, in float32 with exactly these weights, by our names.
-
-    homeless: foreign names nothing of ours answers to. absent: beginnings of names that need not
-    be there, and then keep their start. what: how the message of a CheckpointError begins, if
-    weights are missing, left over or of another shape.
-    """
+    """The empty modules that `weights` fit; arguments and errors as for trained_of."""
     with torch.device("meta"):  # no time is spent on weights that are replaced at once
         bridge = Bridge(config)
     stage1 = Stage1(bridge.qformer) if heads else None
@@ -151,6 +146,24 @@ def trained_of(
     }
     if shaped:
         raise CheckpointError(f"{what}: {listed(shaped)}")
+    return bridge, stage1
+
+
+def trained_of(
+    config: BridgeConfig,
+    weights: dict[str, Tensor],
+    what: str,
+    homeless: Sequence[str] = (),
+    heads: bool = False,
+    absent: tuple[str, ...] = (),
+) -> tuple[Bridge, Stage1 | None]:
+    """A bridge, and stage 1's heads, in float32 with exactly these weights, by our names.
+
+    homeless: foreign names nothing of ours answers to. absent: beginnings of names that need not
+    be there, and then keep their start. what: how the message of a CheckpointError begins, if
+    weights are missing, left over or of another shape.
+    """
+    bridge, stage1 = check_weights(config, weights, what, homeless, heads, absent)
     floats = {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
     own = bridge.state_dict().keys()
     bridge.load_state_dict({k: v for k, v in floats.items() if k in own}, assign=True)

@@ -31,10 +31,22 @@ def clean(region_mask: Tensor, cleanup: Cleanup) -> Tensor:
     stays, however small. SAM's `remove_small_regions`: parts also touch at corners."""
     if not cleanup.holes and not cleanup.specks:
         return region_mask
-    inside = region_mask.cpu().numpy()
+    whole = region_mask.cpu().numpy()
+    ys, xs = np.flatnonzero(whole.any(1)), np.flatnonzero(whole.any(0))
+    if not len(ys):
+        return region_mask
+    # Only around the region: with this margin a part that goes on outside is never a small hole.
+    margin = max(cleanup.holes, cleanup.specks)
+    down = slice(max(0, ys[0] - margin), ys[-1] + 1 + margin)
+    across = slice(max(0, xs[0] - margin), xs[-1] + 1 + margin)
+    inside = whole[down, across]
     cleaned = fill_holes(inside, cleanup.holes)
     cleaned = drop_specks(cleaned, cleanup.specks)
-    return region_mask if cleaned is inside else torch.from_numpy(cleaned).to(region_mask.device)
+    if cleaned is inside:
+        return region_mask
+    result = whole.copy()
+    result[down, across] = cleaned
+    return torch.from_numpy(result).to(region_mask.device)
 
 
 def fill_holes(inside: np.ndarray, smallest: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from qformer.assistant import Suggestions
 from qformer.bridge import BridgeConfig
@@ -16,25 +17,29 @@ FORMAT = 1
 class PartConfig:
     """A frozen part. kind: its name in adapters/registry.py. path: a folder, relative to the
     checkpoint's own, or a hub id; revision: which version of the latter. image_size: of a vision
-    encoder, another side than its own in pixels; its positions are then interpolated."""
+    encoder, another side than its own in pixels; its positions are then interpolated. stop: of a
+    language model, the text, one token, that ends an answer instead of its own end."""
 
     kind: str
     path: str
     revision: str | None = None
     image_size: int | None = None
+    stop: str | None = None
 
     @property
-    def options(self) -> dict[str, int]:
+    def options(self) -> dict[str, Any]:
         """What the registry's entry is told beyond source, dtype and revision."""
-        return {} if self.image_size is None else {"image_size": self.image_size}
+        told = {"image_size": self.image_size, "stop": self.stop}
+        return {name: value for name, value in told.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """The tokenizer of the Q-Former's text side."""
+    """The tokenizer of the Q-Former's text side. subfolder: of path, where it lies."""
 
     path: str
     revision: str | None = None
+    subfolder: str = ""
 
 
 @dataclass(frozen=True)

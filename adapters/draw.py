@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -123,9 +124,28 @@ def resize_region_mask(region_mask: np.ndarray, size: tuple[int, int]) -> np.nda
     """A region_mask at another (width, height); the smallest region keeps at least a pixel."""
     if size == region_mask.shape[::-1]:
         return region_mask
-    shares = Image.fromarray(region_mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
+    rows, columns = np.flatnonzero(region_mask.any(1)), np.flatnonzero(region_mask.any(0))
+    result = np.zeros(size[::-1], dtype=bool)
+    if not len(rows):
+        return result
+    # Only where there is something: most regions are small beside their picture.
+    across = _scaled(int(columns[0]), int(columns[-1]) + 1, region_mask.shape[1], size[0])
+    down = _scaled(int(rows[0]), int(rows[-1]) + 1, region_mask.shape[0], size[1])
+    (x0, x1, left, right), (y0, y1, top, bottom) = across, down
+    x, y = int(left), int(top)  # the window in whole pixels, and the rest of a pixel
+    window = region_mask[y : math.ceil(bottom), x : math.ceil(right)].astype(np.uint8) * 255
+    shares = Image.fromarray(window).resize(
+        (x1 - x0, y1 - y0), Image.Resampling.BOX, (left - x, top - y, right - x, bottom - y)
+    )
     area = np.asarray(shares)
-    return area >= 128 if (area >= 128).any() else area > 0
+    result[y0:y1, x0:x1] = area >= 128 if (area >= 128).any() else area > 0
+    return result
+
+
+def _scaled(start: int, stop: int, full: int, small: int) -> tuple[int, int, float, float]:
+    """The pixels of a resized side that start to stop reach, and where they lie in the full one."""
+    first, last = start * small // full, -(-stop * small // full)
+    return first, last, first * full / small, min(last * full / small, full)
 
 
 def encode_rle(region_mask: np.ndarray) -> dict:

@@ -115,6 +115,7 @@ def open_model(
         options["quantization_config"] = quantize.settings(placement.quantize, dtype)
         options["device_map"] = placement.device_map or {"": placement.device}
     elif placement.device_map:
+        quantize.require("--device-map", "accelerate")
         options["device_map"] = placement.device_map
     try:
         with quiet():

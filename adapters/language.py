@@ -14,7 +14,7 @@ from adapters.frozen import Frozen
 from adapters.memory import Placement
 from adapters.tokenizer import Tokenizer, open_tokenizer
 from adapters.weights import Source
-from qformer.contracts import Decoding
+from qformer.contracts import CheckpointError, Decoding
 
 
 class HuggingFaceLanguageModel(Frozen):
@@ -36,12 +36,20 @@ class HuggingFaceLanguageModel(Frozen):
         dtype: torch.dtype = torch.float32,
         revision: str | None = None,
         placement: Placement = HERE,
+        stop: str | None = None,
     ) -> Self:
-        """A language model's folder or hub id, or that of a whole BLIP-2 that holds one."""
+        """A language model's folder or hub id, or that of a whole BLIP-2 that holds one. stop: the
+        text, one token, that ends an answer instead of the model's own end."""
         whole = read_settings(source, "config.json", revision).get("model_type") in WHOLE
         part = "language_model" if whole else None
         model = open_model(source, dtype, revision, part=part, placement=placement)
-        return cls(model, open_tokenizer(source, revision))  # type: ignore[call-arg]
+        words = open_tokenizer(source, revision)
+        if stop is not None:
+            ids = words(stop)
+            if len(ids) != 1:
+                raise CheckpointError(f"{source}: stop={stop!r} is {len(ids)} tokens, not one")
+            model.generation_config.eos_token_id = ids[0]
+        return cls(model, words)  # type: ignore[call-arg]
 
     def tokenize(self, text: str) -> Tensor:
         return torch.tensor(self.tokenizer(text), dtype=torch.long, device=self.device)
@@ -51,6 +59,10 @@ class HuggingFaceLanguageModel(Frozen):
 
     def embed(self, input_ids: Tensor) -> Tensor:
         return self.model.get_input_embeddings()(input_ids.to(self.device))
+
+    def whole(self, inputs_embeds: Tensor) -> Tensor:
+        """A prompt (n, width) as the model itself is given it, whatever it wants added."""
+        return inputs_embeds.to(self.device, self.dtype)
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids)

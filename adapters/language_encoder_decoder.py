@@ -80,7 +80,7 @@ class EncoderDecoderLanguageModel(HuggingFaceLanguageModel):
 
     def _padded(self, prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The encoder's inputs_embeds (batch, longest, width) and their attention_mask."""
-        sequences = [self._closed(prompt) for prompt in prompts]
+        sequences = [self.whole(prompt) for prompt in prompts]
         lengths = torch.tensor([len(s) for s in sequences], device=self.device)
         inputs_embeds = pad_sequence(sequences, batch_first=True)
         position = torch.arange(inputs_embeds.shape[1], device=self.device)
@@ -93,7 +93,7 @@ class EncoderDecoderLanguageModel(HuggingFaceLanguageModel):
 
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         with torch.no_grad():
-            inputs_embeds = self._closed(inputs_embeds)[None]
+            inputs_embeds = self.whole(inputs_embeds)[None]
             memory = self.model.get_encoder()(inputs_embeds=inputs_embeds).last_hidden_state
 
         @torch.no_grad()
@@ -125,7 +125,7 @@ class EncoderDecoderLanguageModel(HuggingFaceLanguageModel):
         ).logits  # (batch, longest answer, vocabulary)
         return [logits[i, : len(answer)] for i, answer in enumerate(answers)]
 
-    def _closed(self, inputs_embeds: Tensor) -> Tensor:
+    def whole(self, inputs_embeds: Tensor) -> Tensor:
         """T5's encoder reads its text up to a closing </s>."""
         close = self.embed(torch.tensor([self.eos_id]))
         return torch.cat([inputs_embeds.to(self.device, self.dtype), close])

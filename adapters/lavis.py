@@ -17,9 +17,9 @@ from torch import Tensor
 from adapters.checkpoint import trained_of
 from adapters.folder import HERE, listed, read_settings
 from adapters.memory import Placement
-from adapters.published import INSTRUCTION, PROMPTS, Published, bert_tokenizer
+from adapters.published import INSTRUCTION, Published, bert_tokenizer, prompt_of
 from adapters.registry import LANGUAGE_MODELS, VISION_ENCODERS
-from adapters.tokenizer import HubTokenizer
+from adapters.tokenizer import HubTokenizer, open_tokenizer
 from adapters.weights import Source
 from qformer.bridge import BridgeConfig
 from qformer.config import QFormerConfig
@@ -72,9 +72,9 @@ def open_lavis(
     return Published(
         open_vision(vision, dtype, placement),
         bridge,
-        LANGUAGE_MODELS[kind](language, dtype, placement=placement),
+        LANGUAGE_MODELS[kind](language, dtype, placement=placement, stop=stop_of(language)),
         words,
-        PROMPTS["instruct" if instruct else "t5" if encodes else "opt"],
+        prompt_of(instruct, not encodes),
     )
 
 
@@ -97,6 +97,12 @@ def open_ranker(
     )
     assert stage1 is not None  # heads=True
     return Ranker(open_vision(vision, dtype, placement), bridge, stage1, words, shape.end_id)
+
+
+def stop_of(language: Source) -> str | None:
+    """What ends an answer of this language model: BLIP-2's OPT stops at the end of a line."""
+    is_opt = read_settings(language, "config.json").get("model_type") == "opt"
+    return "\n" if is_opt and len(open_tokenizer(language)("\n")) == 1 else None
 
 
 def open_vision(source: Source, dtype: torch.dtype, placement: Placement) -> Any:

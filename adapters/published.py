@@ -62,6 +62,11 @@ PRESETS = {
 }
 
 
+def prompt_of(instruct: bool, decodes: bool) -> PromptConfig:
+    """instruct: the question enters the Q-Former. decodes: the language model is a decoder."""
+    return PROMPTS["instruct" if instruct else "opt" if decodes else "t5"]
+
+
 @dataclass(frozen=True)
 class Published:
     """The parts of a published model."""
@@ -101,7 +106,7 @@ def open_published(
         bridge,
         language_class.open(source, dtype, revision, placement=placement),
         tokenizer,
-        PROMPTS["instruct" if instruct else "t5" if encodes else "opt"],
+        prompt_of(instruct, not encodes),
     )
 
 

@@ -6,6 +6,7 @@ encoder and the bridge stay as they are.
 
 from __future__ import annotations
 
+import logging
 from importlib.util import find_spec
 from typing import Any
 
@@ -19,18 +20,25 @@ ROWS = 32  # a 4-bit layer's number of outputs must be a multiple
 
 def settings(kind: str, dtype: torch.dtype) -> Any:
     """transformers' quantization_config. Raises CheckpointError without bitsandbytes."""
-    for library in ("bitsandbytes", "accelerate"):
-        if find_spec(library) is None:
-            raise CheckpointError(
-                f'--quantize {kind} needs {library}: pip install "loupe-assistant[quantize]"'
-            )
+    require(f"--quantize {kind}", "bitsandbytes", "accelerate")
     from transformers import BitsAndBytesConfig
 
+    # It tells of each cast it makes, and of kernels nobody here can install.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if kind == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
     )
+
+
+def require(what: str, *libraries: str) -> None:
+    """Raises CheckpointError where a library is not installed."""
+    for library in libraries:
+        if find_spec(library) is None:
+            raise CheckpointError(
+                f'{what} needs {library}: pip install "loupe-assistant[quantize]"'
+            )
 
 
 def guard(model: nn.Module) -> None:

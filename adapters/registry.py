@@ -22,6 +22,7 @@ VISION_ENCODERS: dict[str, Callable[..., Any]] = {
     "hf": open_vision_encoder,
     "clip": open_clip,
     "eva": open_eva,
+    "clip-trimmed": open_eva,  # CLIP without its last block, as LAVIS stores it
 }
 LANGUAGE_MODELS: dict[str, Callable[..., Any]] = {
     "decoder": DecoderLanguageModel.open,

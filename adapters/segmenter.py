@@ -241,7 +241,8 @@ class PromptableSegmenter(Frozen):
 
     def region_mask(self, logits: Tensor, embedding: Embedding) -> Tensor:
         """(h, w) -> bool (H, W), cleaned of holes and specks as `cleanup` says."""
-        return clean(self.upsample(logits, embedding) > 0, self.cleanup)
+        rows, columns = self.sides(embedding, logits)
+        return clean(inside(logits, rows, columns), self.cleanup)
 
     @torch.no_grad()
     def everything(
@@ -295,3 +296,20 @@ def side(low: int, padded: int, kept: int, full: int, mode: str, device: torch.d
 def grow(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """(..., h, w) -> (..., H, W)."""
     return rows @ logits @ columns.T
+
+
+def inside(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Where `grow` of (h, w) is above 0, bool (H, W); computed only where it can be."""
+    positive = logits > 0
+    region_mask = torch.zeros(len(rows), len(columns), dtype=torch.bool, device=logits.device)
+    if not positive.any():
+        positive[:] = True  # a cubic resize may still rise above 0
+    window = []
+    for matrix, axis in ((rows, 1), (columns, 0)):
+        # A mean of values none of which is positive is not positive; cubic resizes are no means.
+        reached = (matrix[:, positive.any(axis)] != 0).any(1).nonzero()
+        means = bool(matrix.min() >= 0)
+        window.append(slice(int(reached[0]), int(reached[-1]) + 1) if means else slice(None))
+    down, across = window
+    region_mask[down, across] = grow(logits, rows[down], columns[across]) > 0
+    return region_mask

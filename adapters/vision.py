@@ -207,13 +207,16 @@ def open_vision_encoder(
             + ", ".join(ARCHITECTURES | WHOLE)
         )
     architecture, leading_tokens = (ARCHITECTURES | WHOLE)[model_type]
-    # A pooler is often not in the folder, and never read here.
+    # A pooler is often not in the folder, and never read here; nor is a norm behind the state read.
+    unread: tuple[str, ...] = ("pooler.", "head.", "vision_model.head.")
+    if hidden_state is not None:
+        unread += ("post_layernorm.", "vision_model.post_layernorm.", "layernorm.")
     model = open_model(
         source,
         dtype,
         revision,
         architecture,
-        ignore_missing=("pooler.", "head.", "vision_model.head."),
+        ignore_missing=unread,
         part="vision_model" if model_type in WHOLE else None,
         placement=Placement(placement.device),
     )

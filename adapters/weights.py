@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,11 @@ class WeightFiles:
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         return {name: self._handles[name].get_tensor(name) for name in names}
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[str]:
         return iter(self._handles)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._handles
 
 
 def weight_files(source: Source, revision: str | None = None) -> list[Path]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from adapters.coco import read_region
 from adapters.images import load_image
+from demo.arguments import shown
 from qformer.assistant import Assistant
 from qformer.contracts import LoupeError, QuestionError, RegionError
 from qformer.regions import Region
@@ -81,11 +82,6 @@ def is_row(values: Any, length: int) -> bool:
         and len(values) == length
         and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     )
-
-
-def shown(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def find(name: str, folder: Path) -> Path:

@@ -1,133 +1,189 @@
-"""What the chat's page is shown, as plain values: canvas, messages, composer, header.
+"""What the chat's page is shown, as plain values: canvas, talk, header.
 
-No gradio here. Text that is not ours (questions, answers, a checkpoint's words) is escaped.
+No gradio here, and no markup: the page writes every text as text. What is large (pictures, areas,
+snapshots) travels once, when it is new; `whole` sends all of it again.
 """
 
 from __future__ import annotations
 
-import html
-import json
-import re
-from pathlib import Path
+import base64
+import dataclasses
+from collections.abc import Collection
+from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from adapters import draw
-from demo.session import CHOOSE, Entry, Mark, Session
+from demo.picture import Picture
+from demo.regions import MAX_REGIONS, Mark
+from demo.session import Session
+from demo.talk import Entry
 from qformer.assistant import Assistant, Suggestions
 
-EXAMPLES = Path(__file__).parent / "examples"
-THUMBNAIL = 192  # pixels of an example's longest side
+THUMBNAIL = 192  # pixels of the longest side
 
 
-def examples(folder: Path = EXAMPLES) -> dict[str, Path]:
-    """The example pictures, by file name."""
-    return {path.name: path for path in sorted(folder.glob("*.png"))}
+def thumbnail(picture: Image.Image) -> str:
+    small = picture.copy()
+    small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    return draw.data_uri(small)
 
 
-def described_examples() -> list[dict]:
-    """What is known of the examples: {"file", "click", "question", "answer"[, "title"]} each."""
-    described = EXAMPLES / "examples.json"
-    return json.loads(described.read_text()) if described.exists() else []
-
-
-def thumbnails(pictures: dict[str, Path]) -> list[dict]:
-    """The examples as the canvas offers them."""
-    titles = {e["file"]: e["title"] for e in described_examples() if "title" in e}
-    offered = []
-    for number, (name, path) in enumerate(pictures.items(), 1):
-        with Image.open(path) as picture:
-            small = picture.convert("RGB")
-        small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-        title = titles.get(name, f"example {number}")
-        offered.append({"name": name, "title": title, "src": draw.data_uri(small)})
-    return offered
+# The canvas ------------------------------------------------------------------------------------
 
 
 def scene(
     session: Session,
     ack: int = 0,
     error: str = "",
-    changed: tuple[Mark, ...] = (),
-    opened: bool = False,
+    changed: Collection[Mark] = (),
+    whole: bool = False,
+    **extra: Any,
 ) -> dict:
-    """The canvas' value: region_masks only for `changed`, the picture only when just `opened`."""
-    picture = session.picture
-    if picture is None:
-        return {"ack": ack, "error": error, "picture": None, "regions": [], "active": None}
-    width, height = picture.size
-    regions = []
-    for mark in picture.marks.values():
-        x0, y0, x1, y1 = mark.region.box
-        region = {
-            "number": mark.number,
-            "colour": draw.css(draw.colour(mark.number)),
-            "ink": draw.css(draw.ink(mark.number)),
-            "asked": mark.number in picture.asked,
-            "box": [x0 / width, y0 / height, x1 / width, y1 / height],
-            "points": [[x / width, y / height, bool(label)] for x, y, label in mark.points],
-        }
-        if mark in changed:
-            size = draw.displayed_size(picture.size)
-            shown = draw.resize_region_mask(mark.region.region_mask.cpu().numpy(), size)
-            region["rle"] = draw.encode_rle(shown)
-        regions.append(region)
-    about = {"id": picture.serial, "width": width, "height": height}
-    if opened:
+    """The canvas' value. changed: regions whose areas are sent; whole: all are, and the picture and
+    the candidates too. extra: what only this operation brings."""
+    shown = {"ack": ack, "error": error, "picture": None, "pictures": [], "regions": [], **extra}
+    if session.current is None:
+        return shown
+    picture = session.pictures[session.current]
+    regions, (width, height) = picture.regions, picture.size
+    about: dict[str, Any] = {"id": picture.serial, "width": width, "height": height}
+    about["title"] = picture.title
+    if whole:
         about["src"] = draw.data_uri(draw.displayed(picture.image.numpy()))
-    return {
-        "ack": ack, "error": error, "picture": about, "regions": regions, "active": picture.active,
-    }  # fmt: skip
+        shown["candidates"] = candidates(picture)
+    shown["picture"] = about
+    shown["pictures"] = [listed(one, whole) for _, one in sorted(session.pictures.items())]
+    marks = sorted(regions.marks.values(), key=lambda mark: mark.number)
+    shown["regions"] = [marked(mark, picture, area=whole or mark in changed) for mark in marks]
+    shown |= {
+        "active": regions.active,
+        "undo": regions.undoable,
+        "redo": regions.redoable,
+        "full": len(regions.marks) >= MAX_REGIONS,
+    }
+    return shown
 
 
-def messages(session: Session) -> list[dict]:
-    """The transcript as gradio's Chatbot wants it."""
-    return [
-        {"role": "user" if entry.role == "question" else "assistant", "content": told(entry)}
-        for entry in session.transcript
-    ]
+def candidates(picture: Picture) -> list[dict]:
+    """The areas that "everything" found, to pick from."""
+    return [encoded(one.region_mask.numpy(), picture) for one in picture.regions.candidates]
 
 
-def told(entry: Entry) -> str:
-    """One entry as markdown: regions are links, a question carries a snapshot of its regions."""
-    text = re.sub(r"\b(region) (\d{1,4})\b", r"[\1 \2](#region-\2)", plain(entry.text), flags=re.I)
-    if entry.role == "notice":
-        return "**Note:** " + text.replace(plain(CHOOSE), f"`{CHOOSE}`")
-    if entry.role == "question":
-        unnamed = [number for number in entry.regions if f"(#region-{number})" not in text]
-        links = " ".join(f"[{number}](#region-{number})" for number in unnamed)
-        image = f"![]({entry.snapshot})\n\n" if entry.snapshot else ""
-        return image + f"{links} {text}".strip()
-    if entry.state == "failed":
-        return f"⚠ {text}"
-    return f"{text} *(stopped)*" if entry.state == "stopped" else text
+def listed(picture: Picture, whole: bool) -> dict:
+    one = {"id": picture.serial, "title": picture.title, "regions": len(picture.regions.marks)}
+    return {**one, "thumb": thumbnail(Image.fromarray(picture.small))} if whole else one
 
 
-def plain(text: str) -> str:
-    """Text that shows as it is: neither HTML nor markdown."""
-    return re.sub(r"([\\`*_{}\[\]()#+\-.!|~$])", r"\\\1", html.escape(text, quote=False))
+def marked(mark: Mark, picture: Picture, area: bool) -> dict:
+    width, height = picture.size
+    x0, y0, x1, y1 = mark.region.box
+    shown = {
+        "number": mark.number,
+        "label": mark.label,
+        "asked": mark.number in picture.regions.asked,
+        "box": [x0 / width, y0 / height, x1 / width, y1 / height],
+        "points": [[x / width, y / height, bool(label)] for x, y, label in mark.points],
+        "share": mark.region.area / (width * height),
+        "readings": len(mark.readings),
+        "reading": mark.reading,
+    }
+    return (
+        {**shown, "rle": encoded(mark.region.region_mask.cpu().numpy(), picture)} if area else shown
+    )
 
 
-def composer(session: Session, assistant: Assistant | None, note: str = "") -> dict:
-    """What the next question is about, and the quick questions that fit."""
+def encoded(region_mask: np.ndarray, picture: Picture) -> dict:
+    """An area at the size in which the picture is displayed."""
+    return draw.encode_rle(draw.resize_region_mask(region_mask, draw.displayed_size(picture.size)))
+
+
+# The talk --------------------------------------------------------------------------------------
+
+
+def talk(
+    session: Session,
+    assistant: Assistant | None,
+    note: str = "",
+    kept: str | None = None,
+    since: int | None = None,
+    saves: bool = False,
+) -> dict:
+    """The talk's value. note: what went wrong; kept: a question to put back; since: the entries
+    from this number on bring their snapshots (None: all); saves: corrections can be kept."""
     with session.lock:
-        picture = session.picture
-        asked = [] if picture is None else list(picture.asked)
+        picture = session.pictures.get(session.current or 0)
+        entries = [] if picture is None else list(picture.talk.entries)
+        asked = [] if picture is None else [picture.regions.marks[n] for n in picture.regions.asked]
+        progress = session.progress
+    return {
+        "picture": None if picture is None else picture.serial,
+        "entries": [said(one, since is None or one.id >= since) for one in entries],
+        "asked": [{"number": mark.number, "label": mark.label} for mark in asked],
+        "suggestions": suggestions(assistant, [mark.number for mark in asked]) if picture else [],
+        "busy": session.busy,
+        "progress": progress and list(progress),
+        "version": session.version,
+        "note": note,
+        "kept": kept,
+        "settings": dataclasses.asdict(session.settings),
+        "saves": saves,
+    }
+
+
+def said(entry: Entry, snapshot: bool) -> dict:
+    shown = {
+        name: getattr(entry, name)
+        for name in ("id", "role", "text", "state", "rating", "corrected", "sampled", "certainty")
+    }
+    shown["numbers"] = list(entry.numbers)
+    shown["rows"] = [list(row) for row in entry.rows]
+    return {**shown, "snapshot": entry.snapshot} if snapshot and entry.snapshot else shown
+
+
+def suggestions(assistant: Assistant | None, asked: list[int]) -> list[str]:
+    """The quick questions that fit what is asked about."""
     offered = assistant.config.suggestions if assistant else Suggestions()
     kind = {0: "picture", 1: "region", 2: "pair"}.get(len(asked), "")
     names = {f"{{{place}}}": f"region {number}" for place, number in enumerate(asked, 1)}
-    suggestions = []
-    for question in getattr(offered, kind, ()) if picture is not None else ():
+    fitting = []
+    for question in getattr(offered, kind, ()):
         for place, name in names.items():
             question = question.replace(place, name)
-        suggestions.append(question)
+        fitting.append(question)
+    return fitting
+
+
+def evidence(session: Session, found: dict) -> dict:
+    """What `Session.evidence` found, for the page: maps as bytes, 255 where most was read."""
+    picture = session.picture()
+    width, height = picture.size
+    maps = []
+    for source, values in found["maps"].items():
+        array = values.float().cpu().numpy()
+        top = float(array.max())
+        levels = (array / top * 255).round() if top > 0 else array * 0
+        maps.append({
+            "source": source,
+            "rows": array.shape[0],
+            "columns": array.shape[1],
+            "levels": base64.b64encode(levels.astype(np.uint8).tobytes()).decode(),
+        })  # fmt: skip
     return {
-        "picture": picture is not None,
-        "asked": [{"number": number} for number in asked],
-        "suggestions": suggestions,
-        "busy": session.answering,
-        "note": note,
+        "entry": found["answer"].id,
+        "picture": picture.serial,
+        "maps": maps,
+        "close_ups": {
+            number: [box[0] / width, box[1] / height, box[2] / width, box[3] / height]
+            for number, box in found["close_ups"].items()
+        },
+        "certainty": found["certainty"],
+        "grounding": found["grounding"],
     }
+
+
+# The header ------------------------------------------------------------------------------------
 
 
 def header(state: str, text: str, assistant: Assistant | None = None) -> dict:
@@ -136,12 +192,3 @@ def header(state: str, text: str, assistant: Assistant | None = None) -> dict:
     state: "loading" | "ready" | "failed".
     """
     return {"state": state, "text": text, "knows": assistant.config.domain if assistant else None}
-
-
-def region_css(numbers: int = 64) -> str:
-    """The colours of region links, which sanitised markdown cannot carry itself."""
-    rules = []
-    for number in range(1, numbers + 1):
-        colour, ink = draw.css(draw.colour(number)), draw.css(draw.ink(number))
-        rules.append(f'a[href="#region-{number}"]{{--region:{colour};--ink:{ink}}}')
-    return "\n".join(rules)

@@ -1,79 +1,37 @@
-"""What one visitor works on: a picture, its numbered regions, and the talk about them.
+"""What one visitor works on: pictures, their numbered regions, and the talk about each.
 
 No gradio here: the chat, or any other front, holds a key and calls these methods.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import logging
-import re
+import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
-from adapters.draw import snapshot
-from qformer.assistant import Assistant
-from qformer.contracts import ImageError, LoupeError, QuestionError, RegionError
-from qformer.conversation import Conversation
-from qformer.regions import Region
-from qformer.view import View
+import numpy as np
 
-MAX_REGIONS = 32  # in one picture at a time
-MAX_ENTRIES = 400  # of a transcript; the oldest go first
+from adapters.draw import displayed
+from demo.finding import distinct, search, without_twins
+from demo.picture import SMALL, Picture, Settings
+from demo.regions import Mark, Regions
+from demo.talk import Talk
+from qformer.assistant import Assistant
+from qformer.contracts import Decoding, ImageError, LoupeError, QuestionError, RegionError
+from qformer.proposals import Proposal
+
+MAX_PICTURES = 8  # of one visitor at a time
+WARM_PICTURES = 2  # those used last keep what is computed once; the others compute it again
+DESCRIBED = 24  # regions that "describe everything" names
 CHOOSE = "loupe chat --model FOLDER"
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Mark:
-    """A numbered region of the picture, and what was pointed at to get it."""
-
-    number: int
-    region: Region
-    points: tuple[tuple[float, float, int], ...] = ()  # (x, y, 1 add | 0 exclude)
-    box: tuple[float, float, float, float] | None = None
-    logits: Any = None  # the segmenter's own, fed back when the region is refined
-
-
-@dataclass
-class Picture:
-    """An opened picture: encoded once, its regions by number."""
-
-    serial: int  # the first picture of a session is 1
-    image: Any  # uint8 tensor (height, width, 3)
-    view: View
-    conversation: Conversation
-    marks: dict[int, Mark] = field(default_factory=dict)
-    asked: list[int] = field(default_factory=list)  # numbers a question is about; none: the picture
-    active: int | None = None  # the region that further clicks refine
-    last_number: int = 0  # a number is never used twice in one picture
-    fresh: bool = False  # a question has been put: the next new region starts a new choice
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(width, height) in pixels."""
-        return self.image.shape[1], self.image.shape[0]
-
-    def mark(self, number: int) -> Mark:
-        if number not in self.marks:
-            known = ", ".join(map(str, self.marks)) or "none yet"
-            raise RegionError(f"there is no region {number}; the regions are: {known}")
-        return self.marks[number]
-
-
-@dataclass
-class Entry:
-    """One side of a turn, or a notice. The transcript is ours; a front only shows it."""
-
-    role: str  # "question" | "answer" | "notice"
-    text: str
-    regions: tuple[int, ...] = ()  # the numbers a question is about
-    snapshot: str = ""  # those regions as they were then: a picture as a data URI
-    state: str = "done"  # an answer: "writing" | "done" | "stopped" | "failed"
 
 
 class TokenBucket:
@@ -94,161 +52,210 @@ class TokenBucket:
 
 
 class Session:
-    """One visitor. Every method may be called from any thread; errors are LoupeErrors."""
+    """One visitor. Every method may be called from any thread; errors are LoupeErrors. Whoever uses
+    a picture's regions or talk directly holds `lock` meanwhile."""
 
     def __init__(self, assistant: Callable[[], Assistant]):
         """assistant: returns the model, waiting until it is loaded."""
         self._assistant = assistant
-        self._stop: threading.Event | None = None  # set while an answer is being written
-        self._opened = 0  # pictures so far
+        self._stop: threading.Event | None = None  # set while something long is under way
+        self._serials, self._ids = itertools.count(1), itertools.count(1)
         self.lock = threading.RLock()
         self.bucket = TokenBucket(rate=10, burst=40)
-        self.picture: Picture | None = None
-        self.transcript: list[Entry] = []
+        self.settings = Settings()
+        self.pictures: OrderedDict[int, Picture] = OrderedDict()  # the one used last is last
+        self.current: int | None = None
+        self.progress: tuple[str, int, int] | None = None  # what is under way, done, in all
+        self.version = 0  # grows when long work has changed regions or candidates
 
-    def open(self, image: Any) -> Picture:
-        """Take a new picture; the old one, its regions and the talk about it are gone."""
+    # Pictures
+
+    def open(self, image: Any, title: str = "", source: bytes | None = None) -> Picture:
+        """Take a picture and show it; the others stay, each with its regions and its talk."""
+        if len(self.pictures) >= MAX_PICTURES:
+            raise ImageError(f"{MAX_PICTURES} pictures are open: close one first")
         assistant = self._assistant()
         view = assistant.encode(image)
+        small = np.asarray(displayed(image.numpy(), SMALL))
         with self.lock:
-            self._abandon()
-            self._opened += 1
-            self.picture = Picture(self._opened, image, view, view.converse())
-            self.transcript = []
+            serial = next(self._serials)
+            title = title or f"picture {serial}"
+            talk = Talk(view, lambda: next(self._ids), self.settings.composer)
+            picture = Picture(serial, title, image, source, view, Regions(view), talk, small)
+            self.pictures[serial] = picture
+            self._show(serial)
             if not view.familiar:
-                self._note(unfamiliar(assistant))
-            return self.picture
+                talk.add("notice", unfamiliar(assistant))
+            return picture
 
-    def opened(self) -> Picture:
-        """The picture. Raises ImageError where there is none."""
-        if self.picture is None:
+    def switch(self, serial: int) -> None:
+        with self.lock:
+            if serial not in self.pictures:
+                raise ImageError("this picture is closed: open it again")
+            self._show(serial)
+
+    def close(self, serial: int) -> None:
+        """Let go of a picture, its regions and its talk."""
+        with self.lock:
+            if serial not in self.pictures:
+                raise ImageError("this picture is closed already")
+            if serial == self.current:
+                self.stop()
+            del self.pictures[serial]
+            if serial == self.current:
+                self.current = next(reversed(self.pictures), None)
+
+    def _show(self, serial: int) -> None:
+        self.current = serial
+        self.pictures.move_to_end(serial)
+        for picture in list(self.pictures.values())[:-WARM_PICTURES]:
+            picture.view.drop_caches()
+            picture.talk.drop_caches()
+
+    def picture(self) -> Picture:
+        """The one that is shown, read by today's model. Raises ImageError where there is none."""
+        if self.current is None:
             raise ImageError("there is no picture yet: choose one first")
-        return self.picture
+        picture = self.pictures[self.current]
+        assistant = self._assistant()
+        if picture.view.assistant is not assistant:
+            picture.view = assistant.encode(picture.image)
+            picture.regions.read_by(picture.view)
+            picture.talk.read_by(picture.view, self.settings.composer)
+        return picture
 
-    # Regions -------------------------------------------------------------------------------
-
-    def click(self, x: float, y: float, positive: bool = True, number: int | None = None) -> Mark:
-        """A new region at pixel (x, y); or, with `number`, add to (or exclude from) that one."""
+    def set(self, settings: Settings) -> None:
+        """Raises LoupeError where two settings exclude each other."""
+        settings.decoding(Decoding())
         with self.lock:
-            picture = self.opened()
-            point = (x, y, int(positive))
-            if number is None:
-                if not positive:
-                    raise RegionError("there is nothing to exclude from: click a region first")
-                return self._new(picture, points=(point,))
-            mark = picture.mark(number)
-            points = (*mark.points, point)
-            found = picture.view.segment(points=points, box=mark.box, logits=mark.logits)
-            mark.region = self._region(picture, found, number)
-            mark.points, mark.logits = points, found.logits[0]
-            picture.active = number
-            return mark
+            if settings.composer != self.settings.composer:
+                for picture in self.pictures.values():
+                    picture.talk.read_by(picture.view, settings.composer)
+            self.settings = settings
 
-    def box(self, x0: float, y0: float, x1: float, y1: float) -> Mark:
-        """A new region for what lies in the box."""
-        with self.lock:
-            corners = (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
-            return self._new(self.opened(), box=corners)
-
-    def _new(self, picture: Picture, points: tuple = (), box: tuple | None = None) -> Mark:
-        if len(picture.marks) >= MAX_REGIONS:
-            raise RegionError(f"a picture holds {MAX_REGIONS} regions: delete one first")
-        found = picture.view.segment(points=points, box=box)
-        number = picture.last_number + 1
-        mark = Mark(number, self._region(picture, found, number), points, box, found.logits[0])
-        if picture.fresh:
-            picture.asked, picture.fresh = [], False
-        picture.marks[number] = mark
-        picture.asked.append(number)
-        picture.active = picture.last_number = number
-        return mark
-
-    @staticmethod
-    def _region(picture: Picture, found: Any, number: int) -> Region:
-        best, score = found.region_masks[0], float(found.scores[0])
-        return picture.view.region(best, name=f"region {number}", score=score)
-
-    def choose(self, number: int, asked: bool) -> None:
-        """Ask about the region, or no longer."""
-        with self.lock:
-            picture = self.opened()
-            picture.mark(number)
-            picture.asked = [other for other in picture.asked if other != number]
-            if asked:
-                picture.asked.append(number)
-                picture.active = number
-            picture.fresh = False
-
-    def delete(self, number: int) -> None:
-        with self.lock:
-            picture = self.opened()
-            picture.mark(number)
-            del picture.marks[number]
-            picture.asked = [other for other in picture.asked if other != number]
-            if picture.active == number:
-                picture.active = max(picture.marks, default=None)
-
-    def clear(self) -> None:
-        """Delete every region; the talk stays."""
-        with self.lock:
-            picture = self.opened()
-            picture.marks, picture.asked, picture.active = {}, [], None
-
-    # Talk ----------------------------------------------------------------------------------
+    # Talk
 
     @property
-    def answering(self) -> bool:
+    def busy(self) -> bool:
         return self._stop is not None
 
     def ask(self, question: str) -> Iterator[str]:
         """Yield the answer in pieces (an empty one first, when the question is accepted).
 
         The transcript grows with it. Raises a LoupeError at once where nothing can be asked.
-        The question is about the chosen regions, or about those it names ("#2", "region 2").
-        A turn that fails or is stopped stays in the transcript, but not in the conversation.
+        The question is about the chosen regions, or about those it names ("#2", "region 2", a
+        label). A turn that fails or is stopped stays in the transcript, but is not remembered.
         """
         with self.lock:
-            picture = self.opened()
-            if self._stop is not None:
-                raise QuestionError("an answer is being written: wait for it, or stop it")
-            if not question.strip():
-                raise QuestionError("the question is empty: type one")
-            question = re.sub(r"#(\d+)", r"region \1", question.strip())
-            named = [int(found) for found in re.findall(r"\bregion (\d+)", question, re.IGNORECASE)]
-            marks = [picture.mark(number) for number in dict.fromkeys(named or picture.asked)]
-            pieces = picture.conversation.ask(question, regions=[mark.region for mark in marks])
-            picture.fresh = True
-            self._stop = stop = threading.Event()
-            self._add(Entry("question", question, *_shown(picture, marks)))
-            answer = Entry("answer", "", state="writing")
-            self._add(answer)
+            picture, stop = self.picture(), self._begin()
+            try:
+                question, said, marks = self._understood(picture, question)
+                regions = tuple(mark.region for mark in marks)
+                decoding = self.settings.decoding(picture.view.assistant.config.decoding)
+                pieces = picture.talk.conversation().ask(said, regions, decoding)
+            except BaseException:
+                self._end(stop)
+                raise
+            picture.regions.fresh = True
+            picture.talk.add(
+                "question", question, said=said, regions=regions,
+                numbers=tuple(mark.number for mark in marks), snapshot=picture.snapshot(marks),
+            )  # fmt: skip
+        return self._answer(picture, pieces, stop, sampled=False)
+
+    def retry(self, entry: int, question: str | None = None) -> Iterator[str]:
+        """Ask a question again, or another in its place; what came after it is taken back.
+
+        Where the same words would be answered the same, the new answer is drawn by chance.
+        """
+        with self.lock:
+            picture, stop = self.picture(), self._begin()
+            try:
+                asked, answer = picture.talk.turn(entry)
+                if asked.rows or (answer is not None and answer.rows):
+                    raise QuestionError("a description is not edited: describe everything again")
+                text, said, regions, numbers = asked.text, asked.said, asked.regions, asked.numbers
+                if question is not None and question.strip() != asked.text:
+                    text, said, marks = self._understood(picture, question, numbers)
+                    regions = tuple(mark.region for mark in marks)
+                    numbers = tuple(mark.number for mark in marks)
+                decoding = self.settings.decoding(picture.view.assistant.config.decoding)
+                same = said == asked.said and answer is not None and answer.state == "done"
+                sampled = same and decoding.temperature == 0
+                if sampled:
+                    decoding = dataclasses.replace(decoding, temperature=0.7, beams=1)
+                conversation = picture.talk.remembering(asked)
+                pieces = conversation.ask(said, regions, decoding)
+            except BaseException:
+                self._end(stop)
+                raise
+            image = asked.snapshot if numbers == asked.numbers else ""
+            known = picture.regions.marks
+            image = image or picture.snapshot([known[n] for n in numbers if n in known])
+            picture.talk.go_back(asked, conversation)
+            picture.talk.add(
+                "question", text, said=said, regions=regions, numbers=numbers, snapshot=image
+            )
+        return self._answer(picture, pieces, stop, sampled)
+
+    def _understood(
+        self, picture: Picture, question: str, chosen: tuple[int, ...] | None = None
+    ) -> tuple[str, str, list[Mark]]:
+        """The question as typed, as the model reads it, and the regions it is about."""
+        question = question.strip()
+        if not question:
+            raise QuestionError("the question is empty: type one")
+        said, named = picture.regions.spoken(question)
+        asked = picture.regions.asked if chosen is None else chosen
+        return question, said, [picture.regions.mark(number) for number in named or asked]
+
+    def _answer(
+        self, picture: Picture, pieces: Any, stop: threading.Event, sampled: bool
+    ) -> Iterator[str]:
+        talk = picture.talk
+        answer = talk.add("answer", "", state="writing", sampled=sampled)
+        threshold, text = self.settings.threshold, ""
         try:
             yield ""
             for piece in pieces:
-                answer.text += piece
-                yield piece
+                text += piece
+                if not threshold:
+                    answer.text = text
+                yield "" if threshold else piece
                 if stop.is_set():
                     break
-            answer.state = "stopped" if stop.is_set() else "done"
+            if stop.is_set():
+                answer.state = "stopped"
+                return
+            if threshold:
+                answer.certainty = talk.conversation().certainty()
+            withheld = threshold and (answer.certainty or 0) < threshold
+            answer.text, answer.state = text, "withheld" if withheld else "done"
         except GeneratorExit:  # the visitor pressed stop, or has gone
             answer.state = "stopped"
             raise
         except LoupeError as error:
             answer.text, answer.state = str(error), "failed"
         except Exception as error:
-            log.exception("the model failed")
-            answer.text = (
-                f"the model failed ({type(error).__name__}): ask again, or reopen the picture"
-            )
-            answer.state = "failed"
+            answer.text, answer.state = failure(error), "failed"
         finally:
             pieces.close()  # rolls the conversation back where the answer is unfinished
-            with self.lock:
-                if self._stop is stop:
-                    self._stop = None
+            self._end(stop)
+
+    def _begin(self) -> threading.Event:
+        with self.lock:
+            if self._stop is not None:
+                raise QuestionError("an answer is being written: wait for it, or stop it")
+            self._stop = threading.Event()
+            return self._stop
+
+    def _end(self, stop: threading.Event) -> None:
+        with self.lock:
+            if self._stop is stop:
+                self._stop, self.progress = None, None
 
     def stop(self, wait: float = 0.0) -> None:
-        """End the answer that is being written, if any; wait up to so many seconds for its end."""
+        """End what is under way, if anything; wait up to so many seconds for its end."""
         stop = self._stop
         if stop is None:
             return
@@ -260,29 +267,105 @@ class Session:
     def restart(self) -> None:
         """A new talk about the same picture; the regions stay."""
         with self.lock:
-            self._abandon()
-            self.transcript = [entry for entry in self.transcript if entry.role == "notice"][:1]
-            if self.picture is not None:
-                self.picture.conversation = self.picture.view.converse()
+            self.stop()
+            self.picture().talk.restart()
 
-    def _abandon(self) -> None:
-        """Let go of the answer being written: its conversation is not used again."""
-        self.stop()
-        self._stop = None
+    # Everything
 
-    def _note(self, text: str) -> None:
-        self._add(Entry("notice", text))
+    def everything(self) -> Iterator[None]:
+        """Find all there is in the picture, to pick from; yields as it goes on."""
+        with self.lock:
+            picture, stop = self.picture(), self._begin()
+        try:
+            found = without_twins((yield from self._search(picture, stop)))
+            with self.lock:
+                picture.regions.candidates = found
+                self.version += 1
+            if not found:
+                raise RegionError("the segmenter found nothing by itself: click on a thing")
+        finally:
+            stop.set()  # the search, if it still goes on
+            self._end(stop)
 
-    def _add(self, entry: Entry) -> None:
-        self.transcript.append(entry)
-        del self.transcript[:-MAX_ENTRIES]
+    def describe(self) -> Iterator[None]:
+        """Caption all there is in the picture, a region each; yields as it goes on."""
+        with self.lock:
+            picture, stop = self.picture(), self._begin()
+            talk, regions = picture.talk, picture.regions
+            talk.add("question", "Describe everything")
+            answer = talk.add("answer", "", state="writing")
+        try:
+            yield
+            found = distinct((yield from self._search(picture, stop)))
+            with self.lock, regions.grouped():
+                chosen = found[: min(DESCRIBED, regions.free)]
+                marks = [regions.add(one.region_mask, score=one.score) for one in chosen]
+                regions.asked, self.version = [], self.version + 1
+            for count, mark in enumerate(marks, 1):
+                if stop.is_set():
+                    break
+                self.progress = ("describing", count, len(marks))
+                caption = picture.view.caption(mark.region)
+                answer.rows = (*answer.rows, (mark.number, caption))
+                yield
+            answer.state = "stopped" if stop.is_set() else "done"
+            if not marks:
+                answer.text, answer.state = "The segmenter found nothing here.", "failed"
+        except GeneratorExit:
+            answer.state = "stopped"
+            raise
+        except LoupeError as error:
+            answer.text = str(error)
+            answer.state = "stopped" if stop.is_set() else "failed"
+        except Exception as error:
+            answer.text, answer.state = failure(error), "failed"
+        finally:
+            stop.set()
+            self._end(stop)
+
+    def _search(
+        self, picture: Picture, stop: threading.Event
+    ) -> Generator[None, None, list[Proposal]]:
+        def report(done: int, total: int) -> None:
+            self.progress = ("looking", done, total)
+
+        try:
+            return (yield from search(picture.view, stop, report))
+        finally:
+            self.progress = None
+
+    # Evidence
+
+    def evidence(self, entry: int) -> dict[str, Any]:
+        """What an answer was read from: the question and answer entries, "maps" (source -> float
+        (rows, columns)), "close_ups" (number -> box), "grounding" and "certainty"."""
+        with self.lock:
+            picture = self.picture()
+            asked, answer = picture.talk.turn(entry)
+            if answer is None or answer.state not in ("done", "withheld") or answer.rows:
+                raise QuestionError("there is no answer to look behind: ask first")
+            previous = picture.talk.previous(asked)
+        view, said = picture.view, asked.said or asked.text
+        close_ups: dict[int, Any] = {}
+        for number, region in zip(asked.numbers, asked.regions, strict=True):
+            if (box := view.close_up(region)) is not None:
+                close_ups[number] = box
+        told = view.log_likelihood(said, asked.regions, answer.text)
+        bare = view.log_likelihood(said, (), answer.text) if asked.regions else told
+        return {
+            "question": asked,
+            "answer": answer,
+            "maps": view.evidence(said, asked.regions, previous),
+            "close_ups": close_ups,
+            "certainty": math.exp(told) if answer.certainty is None else answer.certainty,
+            "grounding": told - bare if asked.regions else None,
+        }
 
 
-def _shown(picture: Picture, marks: list[Mark]) -> tuple[tuple[int, ...], str]:
-    if not marks:
-        return (), ""
-    regions = [(mark.number, mark.region.region_mask.cpu().numpy()) for mark in marks]
-    return tuple(mark.number for mark in marks), snapshot(picture.image.numpy(), regions)
+def failure(error: Exception) -> str:
+    """What to say of an error that nobody foresaw."""
+    log.exception("the model failed")
+    return f"the model failed ({type(error).__name__}): ask again, or reopen the picture"
 
 
 def unfamiliar(assistant: Assistant) -> str:

@@ -66,6 +66,8 @@ class Conversation:
         self._heard: list[Tensor] = []  # inputs_embeds (n, width) of what the prefix holds
         self._declared: dict[str, Region | None] = {}
         self._remembered = 0  # the last turns, whose words are in _heard
+        self._before = 0  # parts of _heard before the last answer
+        self._written: list[int] = []  # that answer's ids, EOS included
         self._prefix: Any = None  # the language model's, a cache of _heard
         self._answering = False
 
@@ -238,13 +240,25 @@ class Conversation:
         self._keep(plan, inputs_embeds, ids, answer.strip(), ended=language.keeps_prefix)
         self._prefix = None  # it would have to be read; the next turn does that
 
+    @torch.no_grad()
+    def certainty(self) -> float:
+        """How sure the model was of its last answer: the geometric mean of the probabilities of its
+        tokens, end included, 0 to 1; without a turn 0. Costs one reading of the conversation."""
+        if not self.turns:
+            return 0.0
+        language = self.view.assistant.language
+        ids = torch.tensor(self._written, device=self._heard[0].device)
+        loss = language.loss([torch.cat(self._heard[: self._before])], [ids])
+        return float(torch.exp(-loss.float()))
+
     def _keep(
         self, plan: Plan, inputs_embeds: Tensor, ids: list[int], answer: str, ended: bool
     ) -> None:
         """Add a finished turn. ids: the answer's tokens; ended: by EOS, which was then read too."""
         language = self.view.assistant.language
         self._heard = [*(self._heard if plan.remembers else []), inputs_embeds]
-        read = sum(map(len, self._heard))
+        read, self._before = sum(map(len, self._heard)), len(self._heard)
+        self._written = [*ids, language.eos_id]
         if written := [*ids, language.eos_id] if ended else ids:
             self._heard.append(language.embed(torch.tensor(written, device=inputs_embeds.device)))
         self._declared = {**(self._declared if plan.remembers else {}), **self._declares(plan)}

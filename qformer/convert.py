@@ -97,12 +97,18 @@ def from_lavis(state_dict: Mapping[str, Tensor]) -> tuple[StateDict, list[str]]:
     return ours, homeless
 
 
-def to_lavis(state_dict: Mapping[str, Tensor]) -> tuple[StateDict, list[str]]:
+def to_lavis(
+    state_dict: Mapping[str, Tensor], projection: str = "opt_proj"
+) -> tuple[StateDict, list[str]]:
     """Our names -> (LAVIS', keys without a home); tied weights are written twice, as LAVIS does.
 
-    language_projection becomes `opt_proj`: LAVIS names it after the language model.
+    projection: what language_projection becomes; LAVIS names it after the language model.
     """
     theirs, homeless = _rename(state_dict, "lavis", outward=True)
+    theirs = {
+        key.replace("opt_proj", projection) if key.startswith("opt_proj.") else key: value
+        for key, value in theirs.items()
+    }
     theirs |= {copy: theirs[key] for copy, key in _TIED.items() if key in theirs}
     return theirs, homeless
 
@@ -119,21 +125,29 @@ def from_huggingface(state_dict: Mapping[str, Tensor]) -> tuple[StateDict, list[
     return _rename(state_dict, "huggingface", outward=False)
 
 
-def to_huggingface(state_dict: Mapping[str, Tensor]) -> tuple[StateDict, list[str]]:
-    """Our names -> (Hugging Face's, keys without a home: temperature, generation head)."""
-    return _rename(state_dict, "huggingface", outward=True)
+def to_huggingface(
+    state_dict: Mapping[str, Tensor], instruct: bool = False
+) -> tuple[StateDict, list[str]]:
+    """Our names -> (Hugging Face's, keys without a home: temperature, generation head).
+
+    instruct: InstructBLIP's spelling, where it differs.
+    """
+    return _rename(state_dict, "huggingface", outward=True, spelling=-1 if instruct else 0)
 
 
 def _rename(
-    state_dict: Mapping[str, Tensor], side: Side, outward: bool
+    state_dict: Mapping[str, Tensor], side: Side, outward: bool, spelling: int = 0
 ) -> tuple[StateDict, list[str]]:
-    """Rename every key; raises ValueError if two keys would get one name."""
+    """Rename every key; raises ValueError if two keys would get one name.
+
+    spelling: which of several is written outward.
+    """
     rules: list[tuple[re.Pattern[str], str]] = []
     for ours, lavis, huggingface in _NAMES:
         theirs = lavis if side == "lavis" else huggingface
         spellings = () if theirs is None else (theirs,) if isinstance(theirs, str) else theirs
-        for spelling in spellings[:1] if outward else spellings:
-            source, target = (ours, spelling) if outward else (spelling, ours)
+        for spelled_so in spellings and ([spellings[spelling]] if outward else spellings):
+            source, target = (ours, spelled_so) if outward else (spelled_so, ours)
             spelled = re.escape(source).replace(r"\{i\}", r"(?P<i>\d+)")
             rules.append((re.compile(rf"{spelled}(?P<leaf>|\.weight|\.bias)"), target))
     renamed: StateDict = {}

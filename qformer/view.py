@@ -234,6 +234,13 @@ class View:
                 raise RegionError(f"two regions are called {name!r}: rename one")
         return regions
 
+    def close_up(self, region: Region) -> tuple[int, int, int, int] | None:
+        """Where a focal crop is read beside the picture, (x0, y0, x1, y1) in pixels; None where the
+        region is large enough without."""
+        (coverage,) = self._coverage.of([region], self._cover)
+        few = bool(covered(coverage[None]) < self.assistant.bridge.config.region.focal_patches)
+        return focal_box(region.box, self.size) if few else None
+
     # Questions
 
     def converse(self) -> Conversation:
@@ -297,20 +304,26 @@ class View:
         """
         if not regions:
             raise RegionError("there is no region: grounding compares an answer with and without")
+        told = self.log_likelihood(question, regions, answer)
+        return told - self.log_likelihood(question, (), answer)
+
+    @torch.no_grad()
+    def log_likelihood(self, question: str, regions: Sequence[Region], answer: str) -> float:
+        """How likely the model finds an answer, its end included: nats a token, 0 at most. An
+        earlier dialogue is left out."""
         language = self.assistant.language
         ids = torch.cat([language.tokenize(answer).cpu(), torch.tensor([language.eos_id])])
-
-        def prompt(asked: Sequence[Region]) -> Tensor:
-            plan = self.converse().plan(question, asked)
-            return assemble(language, plan.pieces, self.soft_tokens(plan.sources, plan.instruction))
-
-        told, bare = (
-            language.loss([prompt(asked)], [ids.to(self.assistant.device)])
-            for asked in (self.check(regions), ())
-        )
-        return float(bare - told)
+        prompt = self.prompt_embeds(question, self.check(regions))
+        return -float(language.loss([prompt], [ids.to(self.assistant.device)]))
 
     # What the Q-Former and the language model are given
+
+    @torch.no_grad()
+    def prompt_embeds(self, question: str, regions: Sequence[Region] = ()) -> Tensor:
+        """What the language model reads of one question, (n, language width)."""
+        plan = self.converse().plan(question, regions)
+        soft_tokens = self.soft_tokens(plan.sources, plan.instruction)
+        return assemble(self.assistant.language, plan.pieces, soft_tokens)
 
     def instruction(
         self, question: str, regions: Sequence[Region], previous: str | None

@@ -110,6 +110,20 @@ def clip(folder: Path) -> Path:
     return save(CLIPVisionModel(CLIPVisionConfig(**shape(3))), folder, preprocessor=True)
 
 
+def clip_trimmed(folder: Path) -> Path:
+    """CLIP without its last block and norm, as LAVIS stores it."""
+    from safetensors.torch import load_file, save_file
+
+    clip(folder)
+    weights = load_file(folder / "model.safetensors")
+    gone = ("encoder.layers.2.", "post_layernorm.")
+    kept = {name: value for name, value in weights.items() if not name.startswith(gone)}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": 2}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
 def eva(folder: Path) -> Path:
     from transformers import Blip2VisionConfig, Blip2VisionModel
 
@@ -249,6 +263,7 @@ VISION = {
     "align": "hf",
     "dpt": "hf",
     "clip": "clip",
+    "clip_trimmed": "clip-trimmed",
     "eva": "eva",
 }
 LANGUAGE = {"llama": "decoder", "t5": "encoder-decoder"}

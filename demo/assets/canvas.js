@@ -1,31 +1,60 @@
-// The region canvas. Runs inside gr.HTML's js_on_load with (element, trigger, props, upload, watch).
+// The region canvas: what the server lists is drawn here, what the user points at is sent there.
 // One operation is in flight at a time; the server's answer carries its id as `ack`.
-// Coordinates sent are shares of the picture, 0 to 1. Everything shown goes through textContent.
 
 const root = element.querySelector('.lc');
 const find = (selector) => root.querySelector(selector);
 const canvas = find('canvas');
-const pen = canvas.getContext('2d');
-const stage = find('.lc-stage');
 const fileInput = find('input[type=file]');
 const MAX_BYTES = 20 * 1024 * 1024;
 const PATIENCE = 180000; // milliseconds until an operation counts as lost
 
+let scene = { regions: [], pictures: [] }; // the server's last word
 let picture = null; // {id, width, height, image}
-let regions = []; // as the server lists them, each with its `shape`
-let shapes = new Map(); // number -> {canvas, box, width}, decoded once a change
-let layers = new Map(); // number -> {key, canvas, x, y}, drawn once a change or resize
-let active = null;
+let shapes = new Map(); // region number -> outline
+let candidates = []; // outlines of everything there is
+let thumbs = new Map(); // picture id -> small picture
 let tool = 'point';
-let drag = null;
-let hovered = null;
+let sign = 'new';
+let shown = true; // the regions
+let hovered = null; // a region's number
+let aimed = null; // a candidate's index
+let drag = null; // {from, to} of a box, {points} of a stroke
+let cross = null; // the keyboard's place
 let dots = []; // clicks under way, shown at once
+let look = null; // evidence: {map, box, ...}
 let queue = [];
 let inFlight = null;
 let timer = null;
 let sent = 0;
 
+const activeRegion = () => scene.regions.find((region) => region.number === scene.active);
+const stage = makeStage(canvas, find('.lc-stage'), () => picture, () => draw());
+const draw = (() => {
+  let due = false;
+  return () => {
+    if (due) return;
+    due = true;
+    requestAnimationFrame(() => {
+      due = false;
+      find('.lc-zoom output').textContent = Math.round(stage.view.zoom * 100) + ' %';
+      if (picture) paint();
+    });
+  };
+})();
+
 // Operations ---------------------------------------------------------------------------------
+
+on('do', send);
+on('lost', () => lost('The server is busy. Try again in a moment.'));
+on('hover', (number) => hover(number));
+on('show', (number) => {
+  const region = scene.regions.find((one) => one.number === number);
+  if (!region) return say('Region ' + number + ' is not in this picture any more.', true);
+  stage.reveal((region.box[0] + region.box[2]) / 2, (region.box[1] + region.box[3]) / 2);
+  find('.lc-stage').scrollIntoView({ block: 'nearest', behavior: 'smooth' });
+  hover(number);
+  setTimeout(() => hover(null), 1400);
+});
 
 function send(operation) {
   queue.push(operation);
@@ -36,8 +65,7 @@ function pump() {
   if (inFlight || !queue.length) return;
   inFlight = { ...queue.shift(), id: ++sent };
   timer = setTimeout(() => lost('The server does not answer. Is it still running?'), PATIENCE);
-  const opening = inFlight.op === 'example' || inFlight.op === 'upload';
-  find('.lc-wait').hidden = !opening;
+  find('.lc-wait').hidden = !['example', 'upload', 'import'].includes(inFlight.op);
   trigger('operate', inFlight);
 }
 
@@ -62,368 +90,237 @@ function say(message, isError) {
   note.classList.toggle('error', Boolean(message && isError));
 }
 
-watch('value', () => {
-  const scene = props.value;
-  if (scene) receive(scene);
-});
+watch('value', () => receive(props.value));
 
-// The app fires this when an operation fails before it reaches the session (a full queue).
-document.addEventListener('loupe:lost', () => lost('The server is busy. Try again in a moment.'));
-
-function receive(scene) {
-  const shown = () => {
-    if (inFlight && scene.ack === inFlight.id) settle();
-    regions = scene.regions;
-    active = scene.active;
-    for (const number of [...shapes.keys()]) {
-      if (!regions.some((region) => region.number === number)) forget(number);
-    }
-    for (const region of regions) {
-      if (!region.rle) continue;
-      forget(region.number);
-      shapes.set(region.number, decode(region.rle));
-    }
-    say(scene.error || hint(), Boolean(scene.error));
+function receive(next) {
+  if (!next) return;
+  const finish = () => {
+    const operation = inFlight && next.ack === inFlight.id ? inFlight : null;
+    if (operation) settle();
+    const before = scene;
+    scene = next;
+    const numbers = new Set(next.regions.map((region) => region.number));
+    for (const number of [...shapes.keys()]) if (!numbers.has(number)) shapes.delete(number);
+    for (const region of next.regions) if (region.rle) shapes.set(region.number, outline(region.rle));
+    if (next.candidates) candidates = next.candidates.map(outline);
+    for (const one of next.pictures) if (one.thumb) thumbs.set(one.id, one.thumb);
+    if (next.file) save(next.file);
+    if (next.evidence) showEvidence(next.evidence);
+    say(next.error || spoken(operation, before) || hint(), Boolean(next.error));
     refresh();
-    root.dataset.acks = scene.ack;
+    root.dataset.acks = next.ack;
     pump();
   };
-  if (!scene.picture) {
+  if (!next.picture) {
     picture = null;
+    shapes.clear();
+    candidates = [];
     root.dataset.state = 'empty';
-    shown();
-  } else if (scene.picture.src && (!picture || picture.id !== scene.picture.id)) {
-    const image = new Image();
-    image.onload = () => {
-      picture = { ...scene.picture, image };
-      shapes.clear();
-      layers.clear();
-      setTool('point');
-      root.dataset.state = 'ready';
-      canvas.setAttribute('aria-label', 'The picture; click a thing to select it');
-      layout();
-      shown();
-    };
-    image.onerror = () => lost('The browser cannot show this picture.');
-    image.src = scene.picture.src;
-  } else {
-    shown();
+    canvas.tabIndex = -1;
+    return finish();
   }
+  if (!next.picture.src || (picture && picture.id === next.picture.id)) return finish();
+  const image = new Image();
+  image.onload = () => {
+    picture = { ...next.picture, image };
+    shapes.clear();
+    candidates = [];
+    look = null;
+    cross = null;
+    setTool('point');
+    setSign('new');
+    root.dataset.state = 'ready';
+    root.style.setProperty('--aspect', image.width / image.height);
+    canvas.tabIndex = 0;
+    stage.reset();
+    finish();
+  };
+  image.onerror = () => lost('The browser cannot show this picture.');
+  image.src = next.picture.src;
 }
 
-function forget(number) {
-  shapes.delete(number);
-  layers.delete(number);
+// What a screen reader is told of an operation.
+function spoken(operation, before) {
+  if (!operation || !['point', 'box', 'stroke', 'pick', 'cycle'].includes(operation.op)) return '';
+  const region = activeRegion();
+  if (!region) return '';
+  const known = before.regions.some((one) => one.number === region.number);
+  const more = region.readings > 1 ? ' Press C for another reading (' + (region.reading + 1) + ' of ' + region.readings + ').' : '';
+  return 'Region ' + region.number + (known ? ' changed: ' : ': ') + percent(region.share) + ' of the picture.' + more;
 }
 
 function hint() {
   if (!picture) return '';
-  if (!regions.length) return 'Click a thing, or drag a box around it. Then ask about it.';
-  if (tool === 'add') return 'Click what belongs to region ' + active + ' too.';
-  if (tool === 'exclude') return 'Click what does not belong to region ' + active + '.';
+  if (tool === 'everything') return candidates.length ? 'Move over the picture and click what you mean. ' + candidates.length + ' things found.' : 'Looking for everything in the picture.';
+  if (tool === 'brush') return sign === 'new' ? 'Paint over a thing to make a region.' : sign === 'add' ? 'Paint to add to region ' + scene.active + '.' : 'Paint to erase from region ' + scene.active + '.';
+  if (sign === 'add') return 'Click what belongs to region ' + scene.active + ' too.';
+  if (sign === 'exclude') return 'Click what does not belong to region ' + scene.active + '.';
+  if (!scene.regions.length) return 'Click a thing, or drag a box around it. Then ask about it.';
   return '';
 }
 
-// Shapes -------------------------------------------------------------------------------------
-
-// COCO's compressed run lengths, down the columns -> a canvas cropped to the region.
-function decode(rle) {
-  const [height, width] = rle.size;
-  const runs = [];
-  for (let i = 0; i < rle.counts.length; ) {
-    let value = 0;
-    let shift = 0;
-    let bits;
-    do {
-      bits = rle.counts.charCodeAt(i++) - 48;
-      value |= (bits & 31) << shift;
-      shift += 5;
-    } while (bits & 32);
-    if (bits & 16) value |= -1 << shift;
-    runs.push(runs.length > 2 ? value + runs[runs.length - 2] : value);
-  }
-  let x0 = width, y0 = height, x1 = 0, y1 = 0;
-  const inside = [];
-  for (let i = 0, start = 0; i < runs.length; start += runs[i++]) {
-    for (let from = start, left = i % 2 ? runs[i] : 0; left > 0; ) {
-      const x = Math.floor(from / height);
-      const y = from % height;
-      const length = Math.min(left, height - y);
-      inside.push([x, y, length]);
-      x0 = Math.min(x0, x); x1 = Math.max(x1, x + 1);
-      y0 = Math.min(y0, y); y1 = Math.max(y1, y + length);
-      from += length;
-      left -= length;
-    }
-  }
-  const shape = document.createElement('canvas');
-  shape.width = Math.max(1, x1 - x0);
-  shape.height = Math.max(1, y1 - y0);
-  const data = new ImageData(shape.width, shape.height);
-  for (const [x, y, length] of inside) {
-    for (let row = y; row < y + length; row++) {
-      data.data[((row - y0) * shape.width + x - x0) * 4 + 3] = 255;
-    }
-  }
-  shape.getContext('2d').putImageData(data, 0, 0);
-  return { canvas: shape, x: x0, y: y0, width };
+function save({ name, type, text, base64 }) {
+  const bytes = base64 === undefined ? text : Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  const link = make('a');
+  link.href = URL.createObjectURL(new Blob([bytes], { type }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
-// The tinted, outlined region at screen size.
-function layer(region) {
-  const shape = shapes.get(region.number);
-  if (!shape) return null;
-  const key = [canvas.width, region.asked, hovered === region.number].join();
-  const known = layers.get(region.number);
-  if (known && known.key === key) return known;
-  const ratio = window.devicePixelRatio || 1;
-  const scale = canvas.width / shape.width;
-  const line = (region.asked ? 3 : 1.75) * ratio;
-  const pad = Math.ceil(line + 2.5 * ratio);
-  const made = document.createElement('canvas');
-  made.width = Math.ceil(shape.canvas.width * scale) + 2 * pad;
-  made.height = Math.ceil(shape.canvas.height * scale) + 2 * pad;
-  const paint = (colour, reach, alpha) => {
-    const sheet = document.createElement('canvas');
-    sheet.width = made.width;
-    sheet.height = made.height;
-    const brush = sheet.getContext('2d');
-    const stamp = (dx, dy) => brush.drawImage(shape.canvas, pad + dx, pad + dy,
-      shape.canvas.width * scale, shape.canvas.height * scale);
-    stamp(0, 0);
-    if (reach) {
-      for (let i = 0; i < 20; i++) stamp(Math.cos(i * Math.PI / 10) * reach, Math.sin(i * Math.PI / 10) * reach);
-      brush.globalCompositeOperation = 'destination-out';
-      stamp(0, 0);
-    }
-    brush.globalCompositeOperation = 'source-in';
-    brush.fillStyle = colour;
-    brush.fillRect(0, 0, sheet.width, sheet.height);
-    const target = made.getContext('2d');
-    target.globalAlpha = alpha;
-    target.drawImage(sheet, 0, 0);
-  };
-  paint('#ffffff', line + 1.5 * ratio, 0.9);
-  paint(region.colour, line, 1);
-  const tint = hovered === region.number ? 0.5 : region.asked ? 0.2 : 0;
-  if (tint) paint(region.colour, 0, tint);
-  const result = { key, canvas: made, x: shape.x * scale - pad, y: shape.y * scale - pad };
-  layers.set(region.number, result);
-  return result;
-}
-
-// Drawing ------------------------------------------------------------------------------------
-
-function layout() {
-  if (!picture) return;
-  const wide = window.innerWidth > 900; // beside the chat all of it shall be seen at once
-  const room = Math.max(260, wide ? window.innerHeight - 350 : window.innerHeight * 0.55);
-  const scale = Math.min(stage.clientWidth / picture.width, room / picture.height);
-  const width = Math.max(1, Math.round(picture.width * scale));
-  const height = Math.max(1, Math.round(picture.height * scale));
-  const ratio = window.devicePixelRatio || 1;
-  canvas.style.width = width + 'px';
-  canvas.style.height = height + 'px';
-  canvas.width = Math.round(width * ratio);
-  canvas.height = Math.round(height * ratio);
-  draw();
-}
-
-function draw() {
-  if (!picture) return;
-  const ratio = window.devicePixelRatio || 1;
-  pen.clearRect(0, 0, canvas.width, canvas.height);
-  pen.imageSmoothingQuality = 'high';
-  pen.drawImage(picture.image, 0, 0, canvas.width, canvas.height);
-  for (const region of regions) {
-    const sheet = layer(region);
-    if (sheet) pen.drawImage(sheet.canvas, sheet.x, sheet.y);
-  }
-  for (const region of regions) badge(region, ratio);
-  const refined = regions.find((region) => region.number === active);
-  for (const [x, y, positive] of refined ? refined.points : []) {
-    dot(x, y, ratio, positive ? '#0b7a4b' : '#b3261e', positive);
-  }
-  for (const { x, y, positive } of dots) dot(x, y, ratio, 'rgba(20, 20, 30, .55)', positive);
-  if (drag && drag.moved) {
-    pen.setLineDash([6 * ratio, 4 * ratio]);
-    for (const [colour, width] of [['#ffffff', 3.5], ['#111827', 1.5]]) {
-      pen.strokeStyle = colour;
-      pen.lineWidth = width * ratio;
-      pen.strokeRect(drag.x0 * canvas.width, drag.y0 * canvas.height,
-        (drag.x1 - drag.x0) * canvas.width, (drag.y1 - drag.y0) * canvas.height);
-    }
-    pen.setLineDash([]);
-  }
-}
-
-function badge(region, ratio) {
-  const radius = (region.number === active ? 13 : 11) * ratio;
-  const keep = (value, limit) => Math.min(Math.max(value, radius + 2), Math.max(radius + 2, limit - radius - 2));
-  const x = keep((region.box[0] + region.box[2]) / 2 * canvas.width, canvas.width);
-  const y = keep(region.box[1] * canvas.height, canvas.height);
-  pen.beginPath();
-  pen.arc(x, y, radius, 0, 2 * Math.PI);
-  pen.fillStyle = region.colour;
-  pen.fill();
-  pen.lineWidth = 2 * ratio;
-  pen.strokeStyle = '#ffffff';
-  pen.stroke();
-  pen.fillStyle = region.ink;
-  pen.font = '700 ' + 13 * ratio + 'px "IBM Plex Sans", system-ui, sans-serif';
-  pen.textAlign = 'center';
-  pen.textBaseline = 'middle';
-  pen.fillText(region.number, x, y + ratio);
-}
-
-function dot(x, y, ratio, colour, positive) {
-  const [px, py, r] = [x * canvas.width, y * canvas.height, 6 * ratio];
-  pen.beginPath();
-  pen.arc(px, py, r, 0, 2 * Math.PI);
-  pen.fillStyle = colour;
-  pen.fill();
-  pen.lineWidth = 1.5 * ratio;
-  pen.strokeStyle = '#ffffff';
-  pen.stroke();
-  pen.beginPath();
-  pen.moveTo(px - r / 2, py);
-  pen.lineTo(px + r / 2, py);
-  if (positive) {
-    pen.moveTo(px, py - r / 2);
-    pen.lineTo(px, py + r / 2);
-  }
-  pen.stroke();
-}
-
-// Chips and tools ----------------------------------------------------------------------------
-
-function make(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  if (tag === 'button') made.type = 'button';
-  return made;
-}
-
-function refresh() {
-  const chips = find('.lc-chips');
-  const focused = document.activeElement && document.activeElement.dataset.key;
-  chips.replaceChildren(...regions.map((region) => {
-    const chip = make('span', 'lc-chip');
-    chip.style.setProperty('--region', region.colour);
-    chip.style.setProperty('--ink', region.ink);
-    chip.classList.toggle('asked', region.asked);
-    const press = make('button', 'lc-name');
-    press.dataset.key = 'ask-' + region.number;
-    press.setAttribute('aria-pressed', region.asked);
-    press.title = region.asked ? 'Asked about: press to leave it out' : 'Press to ask about it';
-    press.append(make('i', '', region.number), make('span', '', 'region ' + region.number));
-    press.onclick = () => send({ op: 'choose', region: region.number, asked: !region.asked });
-    const remove = make('button', 'lc-remove', '×');
-    remove.dataset.key = 'delete-' + region.number;
-    remove.setAttribute('aria-label', 'Delete region ' + region.number);
-    remove.onclick = () => send({ op: 'delete', region: region.number });
-    chip.append(press, remove);
-    chip.onpointerenter = () => hover(region.number);
-    chip.onpointerleave = () => hover(null);
-    return chip;
-  }));
-  if (focused) chips.querySelector('[data-key="' + CSS.escape(focused) + '"]')?.focus();
-  const refined = regions.find((region) => region.number === active);
-  for (const name of ['add', 'exclude']) find('[data-tool=' + name + ']').disabled = !refined;
-  if (!refined && (tool === 'add' || tool === 'exclude')) setTool('point');
-  const target = find('.lc-target');
-  target.hidden = !refined;
-  if (refined) {
-    target.textContent = refined.number;
-    target.style.background = refined.colour;
-    target.style.color = refined.ink;
-  }
-  find('[data-act=clear]').disabled = !regions.length;
-  draw();
-}
-
-function hover(number) {
-  if (hovered === number) return;
-  hovered = number;
-  draw();
-}
+// Tools --------------------------------------------------------------------------------------
 
 function setTool(name) {
   tool = name;
-  for (const button of root.querySelectorAll('[data-tool]')) {
-    button.setAttribute('aria-pressed', button.dataset.tool === name);
-  }
-  canvas.dataset.tool = name;
+  canvas.dataset.pointing = name;
+  for (const button of root.querySelectorAll('[data-tool]')) button.setAttribute('aria-pressed', button.dataset.tool === name);
+  find('.lc-brush').hidden = name !== 'brush';
+  aimed = null;
+  drag = null;
+  draw();
 }
 
-for (const button of root.querySelectorAll('[data-tool]')) {
-  button.onclick = () => {
-    setTool(button.dataset.tool);
-    say(hint());
-  };
+function setSign(name) {
+  sign = activeRegion() ? name : 'new';
+  for (const button of root.querySelectorAll('[data-sign]')) button.setAttribute('aria-pressed', button.dataset.sign === sign);
 }
-find('[data-act=clear]').onclick = () => send({ op: 'clear' });
-for (const button of root.querySelectorAll('[data-act=open]')) button.onclick = () => fileInput.click();
+
+const acts = {
+  undo: () => send({ op: 'undo' }),
+  redo: () => send({ op: 'redo' }),
+  clear: () => send({ op: 'clear' }),
+  open: () => fileInput.click(),
+  in: () => stage.zoomTo(stage.view.zoom * 1.5),
+  out: () => stage.zoomTo(stage.view.zoom / 1.5),
+  fit: () => stage.reset(),
+  masks: () => {
+    shown = !shown;
+    find('[data-act=masks]').setAttribute('aria-pressed', shown);
+    draw();
+  },
+  help: () => find('dialog').showModal(),
+  'close-help': () => find('dialog').close(),
+};
+
+for (const button of root.querySelectorAll('[data-act]')) button.onclick = () => acts[button.dataset.act]();
+for (const button of root.querySelectorAll('[data-tool]')) button.onclick = () => chooseTool(button.dataset.tool);
+for (const button of root.querySelectorAll('[data-sign]')) button.onclick = () => chooseSign(button.dataset.sign);
+
+function chooseTool(name) {
+  if (!picture) return;
+  setTool(name);
+  if (name === 'everything') {
+    setSign('new');
+    if (!candidates.length) emit('work', { op: 'everything' });
+  } else if (name === 'box') setSign('new');
+  say(hint());
+}
+
+function chooseSign(name) {
+  setSign(name);
+  if (tool === 'box' || tool === 'everything') setTool('point');
+  say(hint());
+}
+
+const brushRadius = () => Number(find('.lc-brush input').value); // CSS pixels
 
 // Pointing -----------------------------------------------------------------------------------
 
-function place(event) {
-  const box = canvas.getBoundingClientRect();
-  const share = (value, size) => Math.min(Math.max(value / size, 0), 1);
-  return [share(event.clientX - box.left, box.width), share(event.clientY - box.top, box.height)];
+const inside = ([x, y]) => x >= 0 && x <= 1 && y >= 0 && y <= 1;
+const bounded = ([x, y]) => [Math.min(Math.max(x, 0), 1), Math.min(Math.max(y, 0), 1)];
+
+followPointers(canvas, stage, {
+  start(place, event) {
+    if (!picture || !inside(place)) return false;
+    canvas.focus({ preventScroll: true });
+    if (tool === 'brush' && event.button === 0) drag = { points: [place] };
+    else if (event.button === 0 && (tool === 'box' || (tool === 'point' && event.pointerType === 'mouse'))) drag = { from: place, to: place };
+    draw();
+    return drag !== null;
+  },
+  move(place, moved) {
+    if (!drag) return;
+    if (drag.points) addToStroke(place);
+    else if (moved) drag.to = bounded(place);
+    draw();
+  },
+  end(place, moved, event) {
+    const { points, from, to } = drag || {};
+    drag = null;
+    if (points) paintStroke(points, event);
+    else if (from && moved) send({ op: 'box', box: [...from, ...to] });
+    else if (picture && inside(place)) point(from || place, event);
+    draw();
+  },
+  cancel() {
+    drag = null;
+    draw();
+  },
+  over(place) {
+    if (!picture) return;
+    const aim = place && tool === 'everything' ? candidateAt(place) : null;
+    const over = place && tool !== 'everything' ? regionAt(place) : null;
+    if (aim !== aimed || (over !== hovered && place)) {
+      aimed = aim;
+      hovered = over;
+      draw();
+    }
+  },
+});
+
+function addToStroke(place) {
+  const { width, height } = stage.rect();
+  const [x, y] = drag.points.at(-1);
+  const next = bounded(place);
+  if (Math.hypot((next[0] - x) * width, (next[1] - y) * height) >= 2 && drag.points.length < 4000) drag.points.push(next);
 }
 
-canvas.addEventListener('contextmenu', (event) => event.preventDefault());
-canvas.addEventListener('pointerdown', (event) => {
-  if (!picture || drag || event.button === 1) return;
-  event.preventDefault();
-  canvas.setPointerCapture(event.pointerId);
-  const [x, y] = place(event);
-  const boxes = event.button === 0 && (tool === 'box' || (tool === 'point' && event.pointerType === 'mouse'));
-  drag = { x0: x, y0: y, x1: x, y1: y, fromX: event.clientX, fromY: event.clientY, boxes, moved: false };
-});
-canvas.addEventListener('pointermove', (event) => {
-  if (!drag || !drag.boxes) return;
-  [drag.x1, drag.y1] = place(event);
-  if (Math.hypot(event.clientX - drag.fromX, event.clientY - drag.fromY) > 6) drag.moved = true;
-  draw();
-});
-canvas.addEventListener('pointercancel', () => { drag = null; draw(); });
-canvas.addEventListener('pointerup', (event) => {
-  if (!drag) return;
-  const { x0, y0, x1, y1, moved } = drag;
-  drag = null;
-  if (moved) send({ op: 'box', box: [x0, y0, x1, y1] });
-  else point(event, x0, y0);
-  draw();
-});
+const wantsOff = (event) => sign === 'exclude' || event.button === 2 || event.altKey;
+const refines = (event) => sign !== 'new' || wantsOff(event) || event.shiftKey;
 
-function point(event, x, y) {
-  const exclude = tool === 'exclude' || event.button === 2 || event.altKey;
-  const refine = exclude || tool === 'add' || event.shiftKey;
+function paintStroke(points, event) {
+  const { width, height } = stage.rect();
+  const off = wantsOff(event);
+  if (off && scene.active == null) return say('There is nothing to erase: paint a region first.');
+  const radius = Math.min(brushRadius() / Math.max(width, height), 1);
+  send({ op: 'stroke', points, radius, positive: !off, region: refines(event) ? scene.active : null });
+}
+
+function point(place, event) {
+  const [x, y] = place;
+  if (tool === 'everything') {
+    const index = candidateAt(place);
+    if (index !== null) send({ op: 'pick', candidate: index });
+    return;
+  }
+  const refine = refines(event);
   if (tool === 'box' && !refine) return say('Drag from one corner of the thing to the other.');
-  if (exclude && active === null) return say('There is nothing to exclude from: click a thing first.');
-  const operation = { op: 'point', x, y, positive: !exclude, region: refine ? active : null };
+  const exclude = wantsOff(event);
+  if (exclude && scene.active == null) return say('There is nothing to exclude from: click a thing first.');
+  const operation = { op: 'point', x, y, positive: !exclude, region: refine ? scene.active : null };
   dots.push({ x, y, positive: !exclude, operation });
   send(operation);
+  draw();
 }
 
-// Pictures: a file, a drop, a paste, an example ------------------------------------------------
+// Pictures: a file, a drop, a paste ------------------------------------------------------------
 
 async function open(file) {
   if (!file) return;
-  if (file.size > MAX_BYTES) return say('This file is larger than 20 MB: choose a smaller one.', true);
+  const isSession = /\.json$/i.test(file.name);
+  if (!isSession && file.size > MAX_BYTES) return say('This file is larger than 20 MB: choose a smaller one.', true);
   find('.lc-wait').hidden = false;
   try {
     const { path } = await upload(file);
-    send({ op: 'upload', file: { path, meta: { _type: 'gradio.FileData' } } });
+    const uploaded = { path, meta: { _type: 'gradio.FileData' } };
+    send(isSession ? { op: 'import', file: uploaded } : { op: 'upload', file: uploaded, title: file.name.slice(0, 400) });
   } catch {
     find('.lc-wait').hidden = true;
     say('The upload failed: try again, with a file below 20 MB.', true);
   }
 }
 
+on('open', open);
 fileInput.onchange = () => {
   open(fileInput.files[0]);
   fileInput.value = '';
@@ -449,28 +346,13 @@ document.addEventListener('paste', (event) => {
   event.preventDefault();
   open(file);
 });
-find('.lc-examples').replaceChildren(...(props.examples || []).map((example) => {
-  const button = make('button');
-  button.title = example.title;
-  button.dataset.example = example.name;
-  const thumbnail = make('img');
-  thumbnail.src = example.src;
-  thumbnail.alt = example.title;
-  button.append(thumbnail);
-  button.onclick = () => send({ op: 'example', name: example.name });
-  return button;
-}));
 
-// A link to a region in the chat shows it.
-document.addEventListener('click', (event) => {
-  const link = event.target.closest && event.target.closest('a[href^="#region-"]');
-  if (!link) return;
+find('.lc-find').onsubmit = (event) => {
   event.preventDefault();
-  hover(Number(link.getAttribute('href').slice('#region-'.length)));
-  canvas.scrollIntoView({ block: 'nearest', behavior: 'smooth' });
-  setTimeout(() => hover(null), 1200);
-});
-
-new ResizeObserver(layout).observe(stage);
-window.addEventListener('resize', layout);
+  const words = find('.lc-find input').value.trim();
+  if (words) send({ op: 'find', words });
+};
+new ResizeObserver(() => stage.layout()).observe(find('.lc-stage'));
+followKeys();
+refresh();
 root.dataset.ready = 'true';

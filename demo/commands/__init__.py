@@ -1,6 +1,17 @@
 """One module a command, light to import: SAYS and EXAMPLES for --help, `arguments` and `run`."""
 
-from demo.commands import ask, caption, chat, doctor, rank, segment, segmenters
+from demo.commands import (
+    ask,
+    caption,
+    chat,
+    convert,
+    doctor,
+    export,
+    models,
+    rank,
+    segment,
+    segmenters,
+)
 
 COMMANDS = {
     "ask": ask,
@@ -9,5 +20,8 @@ COMMANDS = {
     "segmenters": segmenters,
     "rank": rank,
     "chat": chat,
+    "models": models,
+    "convert": convert,
+    "export": export,
     "doctor": doctor,
 }

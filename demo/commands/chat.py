@@ -40,6 +40,8 @@ def arguments(command: argparse.ArgumentParser) -> None:
                        help="visitors at once (%(default)s)")  # fmt: skip
     group.add_argument("--public-url", metavar="URL", help="where visitors find the chat, if it"
                        " stands behind a proxy")  # fmt: skip
+    group.add_argument("--corrections", metavar="FOLDER", type=Path, help="let visitors have their"
+                       " corrections kept here, as training data")  # fmt: skip
     group.add_argument("--open", action="store_true", help="open a browser window")
 
 
@@ -62,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     title = "embedded default" if args.model == "embedded" else Path(args.model).name
     server = launcher()(
         lambda: common.assistant_of(args), title, args.host, args.port, logins, limits,
-        args.public_url, args.open,
+        args.public_url, args.open, args.corrections,
     )  # fmt: skip
     print(f"Loupe is at {server.local_url} (Ctrl-C ends it)", flush=True)
     try:

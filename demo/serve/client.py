@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-import gradio as gr
-
-from demo.serve.doors import Doors
+from demo.serve.starting import lean_import
 from qformer.contracts import LoupeError
 
+with lean_import():
+    import gradio as gr
 
-def add_calls(blocks: gr.Blocks, doors: Doors, at_once: int) -> None:
-    """Add /ask, /segment and /describe to the page's endpoints. at_once: calls answered so."""
+if TYPE_CHECKING:
+    from demo.serve.doors import Doors
 
-    def told(work: Any, request: gr.Request, *values: Any) -> dict:
+
+def add_calls(blocks: gr.Blocks, doors: Callable[[], Doors], at_once: int) -> None:
+    """Add /ask, /segment and /describe to the page's endpoints.
+
+    doors: gives them, once the model is there. at_once: calls answered so.
+    """
+
+    def told(name: str, request: gr.Request, *values: Any) -> dict:
         owner = getattr(request.request, "scope", {}).get("loupe.user", "")
         try:
-            return work(owner, *values)
+            return getattr(doors(), name)(owner, *values)
         except LoupeError as error:
             raise gr.Error(str(error), print_exception=False) from None
 
@@ -24,15 +32,15 @@ def add_calls(blocks: gr.Blocks, doors: Doors, at_once: int) -> None:
         picture: str, question: str, request: gr.Request, regions: list[dict] | None = None
     ) -> dict:
         """Ask about a picture (a data URL), or about regions of it."""
-        return told(doors.ask, request, picture, question, regions or [])
+        return told("ask", request, picture, question, regions or [])
 
     def segment(picture: str, regions: list[dict], request: gr.Request) -> dict:
         """Cut regions out of a picture (a data URL); answers with run lengths."""
-        return told(doors.segment, request, picture, regions)
+        return told("segment", request, picture, regions)
 
     def describe(picture: str, request: gr.Request, regions: list[dict] | None = None) -> dict:
         """Describe a picture (a data URL), and regions of it."""
-        return told(doors.describe, request, picture, regions or [])
+        return told("describe", request, picture, regions or [])
 
     for event in blocks.fns.values():  # the page's own have no name that a program could use
         event.api_name = f"page_{event._id}"

@@ -20,6 +20,7 @@ from PIL import Image
 from adapters import draw
 from adapters.images import load_image, load_region_mask
 from demo import batch
+from demo.arguments import shown
 from demo.serve.limits import BusyError, Limits, is_text
 from qformer.assistant import Assistant
 from qformer.contracts import ImageError, QuestionError, RegionError
@@ -36,7 +37,7 @@ def picture_bytes(url: Any, limit: int) -> bytes:
     found = DATA_URL.match(url[:60])
     if not found:
         raise ImageError(
-            f"a picture comes as data:image/png;base64,... and not as {batch.shown(url[:40])}:"
+            f"a picture comes as data:image/png;base64,... and not as {shown(url[:40])}:"
             " web addresses and paths are never opened"
         )
     if (len(url) - found.end()) * 3 // 4 > limit:
@@ -189,7 +190,7 @@ def run_lengths(rle: dict, size: tuple[int, int]) -> Image.Image:
     """COCO's run lengths as a picture. size: (height, width) they must have, or RegionError."""
     if rle.get("size") != list(size):
         raise RegionError(
-            f"the run lengths' size {batch.shown(rle.get('size'))} is not the picture's,"
+            f"the run lengths' size {shown(rle.get('size'))} is not the picture's,"
             f" {list(size)} (height, width)"
         )
     return Image.fromarray(draw.decode_rle(rle))

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from demo.batch import shown
+from demo.arguments import shown
 from demo.serve.limits import BusyError, Limits, is_text
 from qformer.contracts import Decoding, LoupeError
 
@@ -241,7 +241,7 @@ def error(problem: Exception) -> tuple[int, dict, dict[str, str]]:
     """(status, body, headers) for what went wrong. What is not a LoupeError keeps its text."""
     if isinstance(problem, BusyError):
         says = _error(str(problem), "rate_limit_error", None, "busy")
-        return 429, says, {"retry-after": str(problem.retry)}
+        return problem.status, says, {"retry-after": str(problem.retry)}
     if isinstance(problem, RequestError):
         kind = "authentication_error" if problem.status == 401 else "invalid_request_error"
         return problem.status, _error(str(problem), kind, problem.param, problem.code), {}

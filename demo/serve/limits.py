@@ -48,6 +48,6 @@ def is_text(value: object) -> bool:
 class BusyError(LoupeError):
     """Too much is going on: the same request may succeed in `retry` seconds."""
 
-    def __init__(self, text: str, retry: int = 2):
+    def __init__(self, text: str, retry: int = 2, status: int = 429):
         super().__init__(text)
-        self.retry = retry
+        self.retry, self.status = retry, status

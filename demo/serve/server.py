@@ -7,30 +7,39 @@ import socket
 import threading
 import webbrowser
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import gradio as gr
 import uvicorn
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from demo import page
-from demo.app import ASSETS, Chat, Loader, build_page, theme
-from demo.serve.api import Api, Desk
+from demo.serve import form
 from demo.serve.auth import Logins
 from demo.serve.client import add_calls
-from demo.serve.doors import Doors
 from demo.serve.gate import LOOPBACK, Gate
-from demo.serve.limits import Limits
-from demo.serve.mcp import Tools
+from demo.serve.limits import BusyError, Limits
 from demo.serve.metrics import CONTENT_TYPE, Metrics
-from demo.serve.worker import Worker, take_turns
-from qformer.assistant import Assistant
+from demo.serve.starting import lean_import
 from qformer.contracts import LoupeError
+
+with lean_import():
+    import gradio as gr
+
+from demo.app import ASSETS, build_page, theme
+from demo.models import Loader
+
+if TYPE_CHECKING:
+    from demo.handlers import Chat
+    from demo.serve.programs import Programs
+    from demo.serve.worker import Worker
+    from qformer.assistant import Assistant
 
 CONNECTIONS = 2000  # open at once; a page holds two
 
@@ -97,38 +106,116 @@ def launch(
     limits: Limits | None = None,
     public_url: str | None = None,
     open_browser: bool = False,
+    saves: Path | None = None,
 ) -> Server:
     """Serve the chat at once and load the model meanwhile; returns while it runs.
 
     build: makes the assistant, in a thread. public_url: where others see the chat, behind a proxy.
+    saves: a folder in which visitors may have their corrections kept.
     Raises LoupeError where the port is taken.
     """
     limits, metrics = limits or Limits(), Metrics()
     listening = listen(host, port)
-    worker = Worker(lambda part, seconds: metrics.model.observe(seconds, part=part))
-    loader = Loader(lambda: take_turns(build(), worker))
-    chat = Chat(loader, title)
-    desk = Desk(limits, metrics)
-    doors = Doors(loader.ready, limits)
-    blocks = build_page(chat)
-    add_calls(blocks, doors, limits.answers)
-    api, tools = Api(doors, desk, slug(title), metrics), Tools(doors, desk)
-    app = mount(blocks, routes(loader, api, tools, metrics), limits, public_url)
-    metrics.reading("loupe_ready", "1 once the model is loaded.", lambda: _ready(loader))
-    metrics.reading("loupe_sessions", "Visitors remembered.", lambda: len(chat.sessions))
-    metrics.reading("loupe_working", "Programs' requests being answered.", lambda: desk.working)
-    metrics.reading("loupe_waiting", "... and waiting for their turn.", lambda: desk.waiting)
-    metrics.reading("loupe_pictures", "Pictures kept for programs.", lambda: len(doors.shelf))
+    model = Model(build, metrics, title, saves, limits.sessions)
+    doors = Late(model.loader, limits, metrics, slug(title))
+    blocks = build_page(model.chat, title)
+    add_calls(blocks, doors.calls, limits.answers)
+    app = mount(blocks, routes(model.loader, doors, metrics), limits, public_url)
+    metrics.reading("loupe_ready", "1 once the model is loaded.", lambda: _ready(model.loader))
+    metrics.reading("loupe_sessions", "Visitors remembered.", model.visitors)
     gate = Gate(app, limits, metrics, logins, hosts(host, logins, public_url))
     config = uvicorn.Config(
         gate, log_level="warning", access_log=False, server_header=False,
         limit_concurrency=CONNECTIONS, timeout_keep_alive=30, timeout_graceful_shutdown=1,
     )  # fmt: skip
-    server = Server(uvicorn.Server(config), listening, loader, [Streams(blocks, app), desk, worker])
-    loader.start()
+    parts = [Streams(blocks, app), doors, model]
+    server = Server(uvicorn.Server(config), listening, model.loader, parts)
+    model.loader.start()
     if open_browser:
         webbrowser.open(server.local_url)
     return server
+
+
+class Model:
+    """The page's handlers, the assistant and the thread that runs it.
+
+    None of them is there before the loader has been started: the page does not wait for what they
+    import.
+    """
+
+    def __init__(
+        self, build: Callable[[], Assistant], metrics: Metrics, title: str, saves: Path | None,
+        sessions: int,
+    ):  # fmt: skip
+        self._build, self._metrics = build, metrics
+        self._about = (title, saves, sessions)
+        self._chat: Future[Chat] = Future()
+        self._worker: Worker | None = None
+        self.loader = Loader(self._load)
+
+    def chat(self) -> Chat:
+        """The handlers, once they are there."""
+        return self._chat.result()
+
+    def visitors(self) -> int:
+        return len(self.chat().sessions) if self._chat.done() else 0
+
+    def _load(self) -> Assistant:
+        from demo.handlers import Chat
+
+        self._chat.set_result(Chat(self.loader, *self._about))
+        assistant = self._build()
+        from demo.serve.worker import Worker, take_turns
+
+        observe = self._metrics.model.observe
+        self._worker = Worker(lambda part, seconds: observe(seconds, part=part))
+        return take_turns(assistant, self._worker)
+
+    def close(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+
+
+class Late:
+    """What programs call. Made once the model is there: the page does not wait for its imports."""
+
+    def __init__(self, loader: Loader, limits: Limits, metrics: Metrics, model: str):
+        self.loader, self.limits, self.metrics, self.model = loader, limits, metrics, model
+        self._made: Programs | None = None
+        self._lock = threading.Lock()
+
+    def programs(self) -> Programs:
+        """Raises BusyError while the model is being loaded, and the LoupeError that met it."""
+        if self.loader.done() and self.loader.ready() is None:
+            self.loader.wait()  # raises
+        if self.loader.ready() is None:
+            raise BusyError("the model is being loaded: come again in a moment", 3, status=503)
+        with self._lock:
+            if self._made is None:
+                from demo.serve.programs import Programs
+
+                self._made = Programs(self.loader.ready, self.limits, self.metrics, self.model)
+        return self._made
+
+    def calls(self) -> Any:
+        return self.programs().doors
+
+    def route(self, path: str, door: str, method: str) -> Route:
+        """A path that one of the programs' endpoints answers."""
+
+        async def answer(request: Request) -> Response:
+            try:
+                made = await run_in_threadpool(self.programs)
+            except LoupeError as problem:
+                status, says, headers = form.error(problem)
+                return JSONResponse(says, status, headers)
+            return await getattr(made, door)(request)
+
+        return Route(path, answer, methods=[method])
+
+    def close(self) -> None:
+        if self._made is not None:
+            self._made.desk.close()
 
 
 def hosts(host: str, logins: Logins | None, public_url: str | None) -> tuple[str, ...] | None:
@@ -149,7 +236,7 @@ def _ready(loader: Loader) -> int:
     return int(loader.ready() is not None)
 
 
-def routes(loader: Loader, api: Api, tools: Tools, metrics: Metrics) -> list[Route]:
+def routes(loader: Loader, late: Late, metrics: Metrics) -> list[Route]:
     """What stands beside the page."""
 
     async def health(request: Request) -> Response:
@@ -162,10 +249,10 @@ def routes(loader: Loader, api: Api, tools: Tools, metrics: Metrics) -> list[Rou
     return [
         Route("/health", health),
         Route("/metrics", figures),
-        Route("/v1/models", api.models),
-        Route("/v1/models/{model}", api.retrieve),
-        Route("/v1/chat/completions", api.complete, methods=["POST"]),
-        Route("/mcp", tools.answer, methods=["POST"]),
+        late.route("/v1/models", "models", "GET"),
+        late.route("/v1/models/{model}", "retrieve", "GET"),
+        late.route("/v1/chat/completions", "complete", "POST"),
+        late.route("/mcp", "tool", "POST"),
     ]
 
 
@@ -184,7 +271,7 @@ def mount(
     app = Starlette(routes=beside, lifespan=quiet)
     return gr.mount_gradio_app(
         app, blocks, path="/", max_file_size=limits.upload, theme=theme(),
-        css=(ASSETS / "page.css").read_text() + page.region_css(),
+        css=(ASSETS / "page.css").read_text(),
         ssr_mode=False, footer_links=[], run_history=False, enable_monitoring=False,
         show_error=False, pwa=False, mcp_server=False, root_path=public_url if path else None,
     )  # fmt: skip

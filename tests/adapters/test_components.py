@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from adapters.components import Cleanup, Parts, clean, drop_specks, fill_holes
+from adapters.segmenter import grow, inside, side
 from qformer.contracts import LoupeError
 
 
@@ -71,3 +72,23 @@ def test_a_full_and_an_empty_mask_are_left_alone():
 def test_a_negative_limit_is_an_error():
     with pytest.raises(LoupeError, match="holes=-1"):
         Cleanup(holes=-1)
+
+
+def test_cleaning_around_the_region_is_cleaning_the_picture():
+    generator = np.random.default_rng(0)
+    for holes, specks in ((5, 5), (0, 30), (30, 0), (12, 40)):
+        noise = generator.random((90, 120)) < 0.5
+        noise[:30], noise[:, 80:] = False, False
+        whole = drop_specks(fill_holes(noise, holes), specks)
+        cleaned = clean(torch.from_numpy(noise), Cleanup(holes, specks))
+        assert (cleaned.numpy() == whole).all()
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_a_region_is_grown_where_it_is_as_everywhere(mode):
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = (side(16, 64, 48, full, mode, torch.device("cpu")) for full in (70, 110))
+    for least in (-3.0, -1.0, 0.5, 9.0):
+        logits = torch.randn(16, 16, generator=generator) - least
+        logits[4:8, 6:9] += 3
+        assert torch.equal(inside(logits, rows, columns), grow(logits, rows, columns) > 0)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from PIL import Image
 
 from adapters import draw
 
@@ -53,3 +54,18 @@ def test_a_large_picture_is_shown_smaller_and_in_proportion():
     assert draw.displayed_size((4000, 3000)) == (1600, 1200)
     assert draw.displayed_size((5000, 1)) == (1600, 1)
     assert draw.displayed_size((30, 20)) == (30, 20)
+
+
+def test_a_region_mask_is_resized_as_the_whole_sheet_would_be():
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        height, width = generator.integers(20, 300, 2)
+        area = np.zeros((height, width), dtype=bool)
+        y, x = generator.integers(0, height - 10), generator.integers(0, width - 10)
+        area[y : y + 40, x : x + 30] = True
+        size = (int(width) // 2 + 1, int(height) // 3 + 1)
+        sheet = Image.fromarray(area.astype(np.uint8) * 255)
+        shares = np.asarray(sheet.resize(size, Image.Resampling.BOX))
+        # A pixel that is half covered may fall either way.
+        assert (draw.resize_region_mask(area, size) != (shares >= 128)).sum() <= 1
+    assert not draw.resize_region_mask(np.zeros((9, 9), dtype=bool), (4, 4)).any()

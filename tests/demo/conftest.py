@@ -1,6 +1,20 @@
+import shutil
 import socket
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from PIL import Image
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @pytest.fixture
@@ -9,3 +23,48 @@ def port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator:
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip("NO BROWSER HERE: the chat was not tested in one; install chromium")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=path, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser, port) -> Iterator:
+    """visit(build) -> a Visitor at a chat on that assistant; visit() another at the same chat."""
+    from visitor import Visitor
+
+    from demo.serve.server import launch
+
+    opened, urls = [], []
+
+    def start(build=None, saves=None, **window) -> Visitor:
+        if build is not None:
+            server = launch(build, port=port, saves=saves)
+            opened.append(server)
+            urls.append(server.local_url)
+        visitor = Visitor(browser, urls[-1], **window)
+        opened.append(visitor.context)
+        return visitor
+
+    yield start
+    for one in reversed(opened):
+        one.close()
+
+
+@pytest.fixture
+def noise(tmp_path, image, monkeypatch) -> Path:
+    """A picture, and the chat's only example."""
+    from demo import gallery
+
+    Image.fromarray(image.numpy()).save(tmp_path / "noise.png")
+    monkeypatch.setattr(gallery, "examples", lambda: {"noise.png": tmp_path / "noise.png"})
+    return tmp_path / "noise.png"

@@ -1,28 +1,16 @@
-"""The chat in a real Chromium: load, click, ask, read the answer."""
+"""The talk in a real Chromium: ask, stop, try again, edit, rate, look behind, and the whole way."""
 
-import shutil
-from collections.abc import Iterator
+import time
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from demo import page
-from demo.serve.server import launch
+from demo import gallery
+from qformer.contracts import Decoding
 from qformer.view import View
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 EMBEDDED = import_module("adapters.build").EMBEDDED
-WAIT = 60_000  # milliseconds: CI machines are slow
 
 pytestmark = [
     pytest.mark.browser,
@@ -30,185 +18,140 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip("NO BROWSER HERE: the chat was not tested in one; install chromium")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=path, args=FLAGS)
-        yield opened
-        opened.close()
-
-
-class Visitor:
-    """Someone at the page. Waits on the page's own counters, never on the clock."""
-
-    def __init__(self, browser, url: str):
-        self.complaints: list[str] = []  # errors on the console, requests off this machine
-        self.page = browser.new_page(viewport={"width": 1360, "height": 860})
-        self.page.set_default_timeout(WAIT)
-        self.page.on("console", lambda m: m.type == "error" and self.complaints.append(m.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", self._check)
-        self.page.goto(url)
-        self.page.wait_for_selector(".lc[data-ready=true]")
-        self.page.wait_for_selector(".lh-status[data-state=ready]")
-        self.operations = 0
-
-    def _check(self, request) -> None:
-        if not request.url.startswith(("http://127.0.0.1", "http://localhost", "data:", "blob:")):
-            self.complaints.append(request.url)
-
-    def settle(self) -> None:
-        """Wait until the canvas has shown one more operation's outcome."""
-        self.operations += 1
-        self.page.wait_for_selector(f'.lc[data-acks="{self.operations}"]')
-
-    def at(self, x: float, y: float) -> tuple[float, float]:
-        """Shares of the picture -> place on the page."""
-        box = self.page.locator(".lc canvas").bounding_box()
-        return box["x"] + x * box["width"], box["y"] + y * box["height"]
-
-    def choose(self, example: str) -> None:
-        self.page.click(f'.lc-examples [data-example="{example}"]')
-        self.settle()
-
-    def click(self, x: float, y: float, **options) -> None:
-        self.page.mouse.click(*self.at(x, y), **options)
-        self.settle()
-
-    def drag(self, x0: float, y0: float, x1: float, y1: float) -> None:
-        self.page.mouse.move(*self.at(x0, y0))
-        self.page.mouse.down()
-        self.page.mouse.move(*self.at(x1, y1), steps=3)
-        self.page.mouse.up()
-        self.settle()
-
-    def ask(self, question: str) -> str:
-        """Type a question, press enter; the whole answer."""
-        before = len(self.answers())
-        self.page.fill("#loupe-ask textarea", question)
-        self.page.press("#loupe-ask textarea", "Enter")
-        self.page.wait_for_function(
-            "n => document.querySelectorAll('#loupe-talk .bot.message').length > n", arg=before
-        )
-        self.page.wait_for_selector("#loupe-ask .submit-button")
-        return self.answers()[-1]
-
-    def answers(self) -> list[str]:
-        return self.page.locator("#loupe-talk .bot.message").all_inner_texts()
-
-    def chips(self) -> list[str]:
-        return self.page.locator(".lc-name").all_inner_texts()
-
-
 @pytest.fixture
-def visit(browser, port) -> Iterator:
-    """visit(build) -> a Visitor at a chat on that assistant."""
-    opened = []
-
-    def start(build) -> Visitor:
-        server = launch(build, port=port)
-        opened.append(server)
-        visitor = Visitor(browser, server.local_url)
-        opened.append(visitor.page)
-        return visitor
-
-    yield start
-    for one in reversed(opened):
-        one.close()
+def visitor(visit, tiny_assistant, noise, tmp_path):
+    made = visit(lambda: tiny_assistant, saves=tmp_path / "kept")
+    made.choose()
+    yield made
+    assert made.complaints == []
 
 
-@pytest.fixture
-def noise(tmp_path, image, monkeypatch) -> Path:
-    """A picture, and the chat's only example."""
-    Image.fromarray(image.numpy()).save(tmp_path / "noise.png")
-    monkeypatch.setattr(page, "examples", lambda: {"noise.png": tmp_path / "noise.png"})
-    return tmp_path / "noise.png"
-
-
-def test_from_picture_to_answer(visit, tiny_assistant, image, noise):
-    visitor = visit(lambda: tiny_assistant)
-    visitor.choose("noise.png")
+def test_from_picture_to_answer(visitor, tiny_assistant, image):
     visitor.click(10.5 / 60, 10.5 / 40)
-    assert visitor.page.locator(".lq-about").inner_text().split() == ["Asking", "about", "1"]
+    assert visitor.page.locator(".lt-about").inner_text().split() == ["Asking", "about", "1"]
     answer = visitor.ask("what is this?")
     view = tiny_assistant.encode(image)
     assert answer.split() == view.ask("what is this?", [view.click(10.5, 10.5)]).split()
-    asked = visitor.page.locator("#loupe-talk .user.message")
+    asked = visitor.page.locator(".lt-entry.question")
     assert asked.locator("a[href='#region-1']").count() == 1
     assert asked.locator("img").evaluate("image => image.naturalWidth") == 60
 
-    visitor.drag(0.1, 0.1, 0.5, 0.8)
-    visitor.click(0.2, 0.2, button="right")
-    assert visitor.chips() == ["1\nregion 1", "2\nregion 2"]
-    pressed = visitor.page.locator(".lc-name[aria-pressed=true]")
-    assert pressed.all_inner_texts() == ["2\nregion 2"]
-    visitor.page.click(".lc-name >> nth=0")
-    visitor.settle()
-    assert pressed.count() == 2
-    visitor.page.click("[aria-label='Delete region 1']")
-    visitor.settle()
-    visitor.click(0.9, 0.9)
-    assert visitor.chips() == ["2\nregion 2", "3\nregion 3"]
-    visitor.page.click("[data-act=clear]")
-    visitor.settle()
-    assert visitor.chips() == []
-    assert visitor.complaints == []
 
-
-def test_text_is_never_markup_and_a_bad_question_comes_back(visit, tiny_assistant, noise):
-    visitor = visit(lambda: tiny_assistant)
-    visitor.choose("noise.png")
+def test_text_is_never_markup_and_a_bad_question_comes_back(visitor):
     visitor.ask("<img src=x onerror=document.title='gone'> *a*")
-    asked = visitor.page.locator("#loupe-talk .user.message")
-    assert asked.inner_text().strip() == "<img src=x onerror=document.title='gone'> *a*"
-    visitor.page.fill("#loupe-ask textarea", "why " * 400)
-    visitor.page.press("#loupe-ask textarea", "Enter")
-    visitor.page.wait_for_selector(".lq-note:not(:empty)")
-    assert visitor.page.input_value("#loupe-ask textarea").startswith("why why")
+    assert visitor.questions() == ["<img src=x onerror=document.title='gone'> *a*"]
+    visitor.page.fill(".lt-ask textarea", "why " * 400)
+    visitor.page.press(".lt-ask textarea", "Enter")
+    visitor.page.wait_for_selector(".lt-note:not(:empty)")
+    assert visitor.page.input_value(".lt-ask textarea").startswith("why why")
     assert visitor.page.title() == "Loupe"
+
+
+def test_a_number_in_the_question_overrides_the_chips_and_a_badge_shows_its_region(visitor):
+    visitor.click(0.2, 0.2)
+    visitor.click(0.8, 0.8)
+    visitor.ask("what is #1?")
+    asked = visitor.page.locator(".lt-entry.question")
+    assert asked.locator("a").all_inner_texts() == ["#1"]
+    assert "region 1" in asked.locator("img").get_attribute("alt")
+    asked.locator("a").click()
     assert visitor.complaints == []
 
 
-def test_an_uploaded_picture_shows_upright_and_a_bad_file_is_said(
-    visit, tiny_assistant, noise, tmp_path
-):
-    visitor = visit(lambda: tiny_assistant)
-    exif = Image.Exif()
-    exif[274] = 6
-    Image.open(noise).save(tmp_path / "turned.jpg", exif=exif)
-    visitor.page.set_input_files(".lc input[type=file]", tmp_path / "turned.jpg")
+def test_an_answer_is_stopped_and_tried_again(visitor, tiny_assistant, monkeypatch):
+    def endless(language, *args, **kwargs):
+        while True:
+            yield 5
+            time.sleep(0.01)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(tiny_assistant.language), "generate", endless)
+        visitor.page.fill(".lt-ask textarea", "what is this?")
+        visitor.page.press(".lt-ask textarea", "Enter")
+        visitor.page.wait_for_selector(".lt-entry.writing")
+        visitor.page.click(".lt-ask [data-act=stop]")
+        visitor.page.wait_for_selector(".lt-entry.stopped")
+    visitor.page.click("[aria-label='Try again']")
+    visitor.page.wait_for_selector(".lt-entry.done")
+    assert len(visitor.answers()) == 1
+    assert visitor.page.locator(".lt-tags").count() == 0  # not by chance: it was not done before
+
+
+def test_a_question_is_edited_in_its_place(visitor):
+    visitor.ask("what is this?")
+    visitor.ask("and its colour?")
+    visitor.page.locator(".lt-entry.question").first.hover()
+    visitor.page.click("[aria-label='Edit the question'] >> nth=0")
+    visitor.page.fill(".lt-edit textarea", "how many are there?")
+    visitor.page.press(".lt-edit textarea", "Enter")
+    visitor.page.wait_for_function(
+        "() => document.querySelectorAll('.lt-entry.question').length === 1"
+    )
+    visitor.answered()
+    assert visitor.questions() == ["how many are there?"]
+
+
+def test_a_corrected_answer_is_kept_as_training_data(visitor, tmp_path):
+    visitor.page.click("[data-act=settings]")
+    visitor.page.check("[name=save]")
     visitor.settle()
-    box = visitor.page.locator(".lc canvas").bounding_box()
-    assert box["width"] / box["height"] == pytest.approx(40 / 60, abs=0.02)
-    (tmp_path / "bad.png").write_bytes(b"no picture")
-    visitor.page.set_input_files(".lc input[type=file]", tmp_path / "bad.png")
+    visitor.ask("what is this?")
+    visitor.page.click("[aria-label='Put the answer right']")
+    visitor.page.fill(".lt-edit textarea", "a boat")
+    visitor.page.press(".lt-edit textarea", "Enter")
     visitor.settle()
-    assert "not a picture" in visitor.page.locator(".lc-note.error").inner_text()
+    assert visitor.answers() == ["a boat"]
+    assert "put right by you" in visitor.page.locator(".lt-tags").inner_text()
+    assert '"a boat"' in (tmp_path / "kept" / "data.jsonl").read_text()
+
+
+def test_an_uncertain_answer_says_so_and_shows_the_guess_when_asked(visitor):
+    visitor.page.click("[data-act=settings]")
+    visitor.page.locator("[name=threshold]").fill("0.95")
+    visitor.settle()
+    assert visitor.ask("what is this?") == "I can't tell."
+    assert not visitor.page.locator(".lt-guess span").is_visible()
+    visitor.page.click(".lt-guess summary")
+    assert "sure" in visitor.page.locator(".lt-guess span").inner_text()
+
+
+def test_settings_reach_the_model(visitor, tiny_assistant, image):
+    visitor.page.click("[data-act=settings]")
+    visitor.page.fill("[name=max_new_tokens]", "2")
+    visitor.page.press("[name=max_new_tokens]", "Tab")
+    visitor.settle()
+    answer = visitor.ask("what is this?")
+    short = Decoding(max_new_tokens=2)
+    wanted = tiny_assistant.encode(image).ask("what is this?", decoding=short)
+    assert answer.split() == wanted.split()
+
+
+def test_what_an_answer_was_read_from_is_shown(visitor):
     visitor.click(0.5, 0.5)
-    assert visitor.chips() == ["1\nregion 1"]
-    assert visitor.complaints == []
+    visitor.ask("what is this?")
+    visitor.page.click("[aria-label='Show what it was read from']")
+    visitor.settle()
+    assert "sure of its words" in visitor.page.locator(".lt-evidence").inner_text()
+    assert visitor.page.locator(".lc-look .l-pill").count() >= 1
+    visitor.page.click(".lc-look [aria-label='Back to the regions']")
+    assert not visitor.page.locator(".lc-look").is_visible()
 
 
 def test_an_unfamiliar_picture_is_said_to_be_one(visit, tiny_assistant, noise, monkeypatch):
     monkeypatch.setattr(View, "familiar", False, raising=False)
     visitor = visit(lambda: tiny_assistant)
-    visitor.choose("noise.png")
-    (note,) = visitor.answers()
+    visitor.choose()
+    note = visitor.page.locator(".lt-entry.notice").inner_text()
     assert "tiny random weights" in note
-    assert "loupe chat --model FOLDER" in note
 
 
 @pytest.mark.skipif(not EMBEDDED.is_dir(), reason="the embedded default's weights are not here")
 def test_the_embedded_default_answers_right(visit):
     visitor = visit(import_module("adapters.build").build)
-    described = page.described_examples()
+    described = gallery.described()
     assert described, "demo/examples/examples.json names no example"
     for example in described:
-        with Image.open(page.EXAMPLES / example["file"]) as picture:
+        with Image.open(gallery.EXAMPLES / example["file"]) as picture:
             width, height = picture.size
         visitor.choose(example["file"])
         if example["click"]:

@@ -1,12 +1,20 @@
+import dataclasses
 import threading
 
 import pytest
 import torch
 
-from demo import page
-from demo.session import MAX_REGIONS, Session, Sessions, TokenBucket
-from qformer.contracts import ImageError, LoupeError, QuestionError, RegionError
+from demo.picture import Settings
+from demo.session import MAX_PICTURES, Session, Sessions, TokenBucket
+from qformer.contracts import (
+    ImageError,
+    LoupeError,
+    QuestionError,
+    RegionError,
+    StoppedError,
+)
 from qformer.conversation import Conversation
+from qformer.proposals import Proposal
 from qformer.view import View
 
 
@@ -17,105 +25,111 @@ def session(tiny_assistant, image):
     return made
 
 
-def answered(session, question):
+def answered(session, question="what is this?"):
     return "".join(session.ask(question))
+
+
+def entries(session):
+    return session.picture().talk.entries
+
+
+def regions(session):
+    return session.picture().regions
 
 
 def test_without_a_picture_everything_says_so(tiny_assistant):
     empty = Session(lambda: tiny_assistant)
-    for act in (lambda: empty.click(1, 1), empty.clear, lambda: answered(empty, "what is this?")):
+    acts = (
+        empty.picture, empty.restart, lambda: answered(empty), lambda: empty.evidence(1),
+        lambda: list(empty.everything()), lambda: list(empty.retry(1)),
+    )  # fmt: skip
+    for act in acts:
         with pytest.raises(ImageError, match="no picture yet"):
             act()
+        assert not empty.busy
 
 
-def test_a_number_is_never_used_twice_in_one_picture(session):
-    assert session.click(10, 10).number == 1
-    assert session.box(5, 5, 30, 30).number == 2
-    session.delete(2)
-    assert session.click(30, 20).number == 3
-    session.clear()
-    assert session.click(30, 20).number == 4
+# Pictures
 
 
-def test_a_new_picture_starts_anew(session, image):
-    session.click(10, 10)
-    answered(session, "what is this?")
+def test_pictures_keep_their_own_regions_and_talk(session, image):
+    regions(session).click(10, 10)
+    answered(session)
+    second = session.open(image, "second")
+    assert entries(session) == []
+    assert regions(session).click(30, 20).number == 1
+    session.switch(1)
+    assert len(entries(session)) == 2
+    assert list(regions(session).marks) == [1]
+    session.close(1)
+    assert session.picture() is second
+    for act in (session.switch, session.close):
+        with pytest.raises(ImageError, match="closed"):
+            act(1)
+    assert session.open(image).serial == 3
+
+
+def test_a_session_holds_a_bounded_number_of_pictures(session, image):
+    for _ in range(MAX_PICTURES - 1):
+        session.open(image)
+    with pytest.raises(ImageError, match="close one first"):
+        session.open(image)
+
+
+def test_a_picture_that_was_away_answers_as_before(session, image):
+    answered(session)
+    twin = Session(session._assistant)
+    twin.open(image)
+    answered(twin)
+    for _ in range(3):
+        session.open(image)
+    session.switch(1)
+    assert answered(session, "and its colour?") == answered(twin, "and its colour?")
+
+
+def test_another_model_takes_over_pictures_regions_and_talk(session, tiny_assistant):
+    mark = regions(session).click(10, 10)
+    answered(session)
+    other = type(tiny_assistant)(
+        tiny_assistant.vision, tiny_assistant.bridge, tiny_assistant.language,
+        tiny_assistant.segmenter, tiny_assistant.config, tiny_assistant.tokenizer,
+    )  # fmt: skip
+    session._assistant = lambda: other
+    assert session.picture().view.assistant is other
+    assert regions(session).marks[1].region is mark.region
+    answered(session, "and its colour?")
+    (first, second) = session.picture().talk.conversation().turns
+    assert first.question == "what is this?"
+    assert second.regions == (mark.region,)
+
+
+def test_a_picture_of_one_pixel_can_be_asked_about(tiny_assistant):
+    session = Session(lambda: tiny_assistant)
+    session.open(torch.zeros(1, 1, 3, dtype=torch.uint8))
+    answered(session)
+    assert entries(session)[-1].state == "done"
+
+
+def test_an_unfamiliar_picture_is_said_to_be_one(session, image, monkeypatch):
+    monkeypatch.setattr(View, "familiar", False, raising=False)
     session.open(image)
-    assert session.transcript == []
-    assert session.click(10, 10).number == 1
+    (note,) = entries(session)
+    assert note.role == "notice"
+    assert "tiny random weights" in note.text
+    answered(session)
+    session.restart()
+    assert entries(session) == [note]
 
 
-def test_refining_feeds_back_the_logits_and_every_point(session, monkeypatch):
-    mark = session.click(10, 10)
-    logits, before = mark.logits, mark.region
-    asked = []
-    segment = View.segment
+def test_a_model_that_cannot_be_loaded_is_said_at_the_picture(image):
+    def missing():
+        raise LoupeError("model.safetensors is missing")
 
-    def spy(view, points=(), box=None, logits=None):
-        asked.append((points, box, logits))
-        return segment(view, points, box, logits)
-
-    monkeypatch.setattr(View, "segment", spy)
-    refined = session.click(30, 20, positive=False, number=1)
-    ((points, box, fed),) = asked
-    assert points == ((10, 10, 1), (30, 20, 0))
-    assert box is None
-    assert fed is logits
-    assert refined.number == 1
-    assert refined.region is not before
-    assert refined.region.name == "region 1"
+    with pytest.raises(LoupeError, match="missing"):
+        Session(missing).open(image)
 
 
-def test_a_refinement_that_fails_leaves_the_region(session, monkeypatch):
-    mark = session.click(10, 10)
-    region = mark.region
-    with pytest.raises(RegionError, match="outside the picture"):
-        session.click(999, 10, number=1)
-    assert session.picture.marks[1].region is region
-    assert mark.points == ((10, 10, 1),)
-
-
-def test_a_box_may_be_dragged_from_any_corner(session):
-    assert session.box(30, 30, 5, 5).box == (5, 5, 30, 30)
-
-
-@pytest.mark.parametrize(
-    "act",
-    [
-        lambda s: s.click(60, 10),
-        lambda s: s.click(float("nan"), 1),
-        lambda s: s.box(5, 5, 5, 30),
-        lambda s: s.click(3, 3, positive=False),
-        lambda s: s.click(3, 3, number=7),
-        lambda s: s.delete(7),
-        lambda s: s.choose(7, True),
-    ],
-    ids=["outside", "nan", "no area", "exclude from nothing", "refine", "delete", "choose"],
-)
-def test_bad_pointing_is_a_region_error_and_changes_nothing(session, act):
-    with pytest.raises(RegionError):
-        act(session)
-    assert session.picture.marks == {}
-
-
-def test_a_picture_holds_a_bounded_number_of_regions(session):
-    for _ in range(MAX_REGIONS):
-        session.click(10, 10)
-    with pytest.raises(RegionError, match="delete one first"):
-        session.click(10, 10)
-
-
-def test_new_regions_are_asked_about_until_a_question_is_put(session):
-    session.click(10, 10)
-    session.click(30, 20)
-    assert session.picture.asked == [1, 2]
-    answered(session, "which is bigger?")
-    session.click(50, 35)
-    assert session.picture.asked == [3]
-    session.choose(1, True)
-    assert session.picture.asked == [3, 1]
-    session.choose(3, False)
-    assert session.picture.asked == [1]
+# Questions
 
 
 def test_the_question_is_about_the_chosen_regions_or_those_it_names(session, monkeypatch):
@@ -127,45 +141,52 @@ def test_the_question_is_about_the_chosen_regions_or_those_it_names(session, mon
         return ask(conversation, question, regions, decoding)
 
     monkeypatch.setattr(Conversation, "ask", spy)
-    session.click(10, 10)
-    session.click(30, 20)
+    here = regions(session)
+    here.click(10, 10)
+    here.click(30, 20)
+    here.rename(2, "cup")
     answered(session, "which is bigger?")
     answered(session, "and what is #1?")
-    session.choose(1, False)
-    session.choose(2, False)
+    answered(session, "is the cup red?")
+    here.choose(1, False)
+    here.choose(2, False)
     answered(session, "describe it")
     assert about == [
         ("which is bigger?", ["region 1", "region 2"]),
         ("and what is region 1?", ["region 1"]),
+        ("is region 2 red?", ["region 2"]),
         ("describe it", []),
     ]
+    assert entries(session)[4].text == "is the cup red?"
     with pytest.raises(RegionError, match="no region 9"):
         answered(session, "what is region 9?")
 
 
 def test_the_transcript_keeps_the_turn_with_a_snapshot_of_its_regions(session):
-    session.click(10, 10)
-    text = answered(session, "what is this?")
-    question, answer = session.transcript
-    assert (question.role, question.text, question.regions) == ("question", "what is this?", (1,))
+    regions(session).click(10, 10)
+    text = answered(session)
+    question, answer = entries(session)
+    assert (question.role, question.text, question.numbers) == ("question", "what is this?", (1,))
     assert question.snapshot.startswith("data:image/png;base64,")
     assert (answer.role, answer.text, answer.state) == ("answer", text, "done")
+    assert answer.id > question.id
 
 
 @pytest.mark.parametrize("question", ["", "   ", "why " * 400])
 def test_a_question_that_cannot_be_asked_changes_nothing(session, question):
     with pytest.raises(QuestionError):
         answered(session, question)
-    assert session.transcript == []
-    assert not session.answering
-    answered(session, "what is this?")
+    assert entries(session) == []
+    assert not session.busy
+    answered(session)
 
 
 def test_one_answer_at_a_time(session):
     pieces = session.ask("what is this?")
     next(pieces)
-    with pytest.raises(QuestionError, match="being written"):
-        answered(session, "and that?")
+    for act in (lambda: session.ask("and that?"), lambda: session.retry(1)):
+        with pytest.raises(QuestionError, match="being written"):
+            list(act())
     pieces.close()
     answered(session, "and that?")
 
@@ -176,18 +197,18 @@ def test_a_stopped_answer_is_kept_but_not_remembered(session):
     next(pieces)
     session.stop()
     list(pieces)
-    assert session.transcript[-1].state == "stopped"
-    assert session.picture.conversation.turns == []
-    answered(session, "what is this?")
-    assert len(session.picture.conversation.turns) == 1
+    assert entries(session)[-1].state == "stopped"
+    assert session.picture().talk.conversation().turns == []
+    answered(session)
+    assert len(session.picture().talk.conversation().turns) == 1
 
 
 def test_a_visitor_who_leaves_stops_the_answer(session):
     pieces = session.ask("what is this?")
     next(pieces)
     pieces.close()
-    assert session.transcript[-1].state == "stopped"
-    assert not session.answering
+    assert entries(session)[-1].state == "stopped"
+    assert not session.busy
 
 
 def test_a_failing_model_keeps_the_chat(session, tiny_assistant, monkeypatch, caplog):
@@ -196,51 +217,133 @@ def test_a_failing_model_keeps_the_chat(session, tiny_assistant, monkeypatch, ca
         yield
 
     monkeypatch.setattr(type(tiny_assistant.language), "generate", broken)
-    assert answered(session, "what is this?") == ""
-    assert session.transcript[-1].state == "failed"
-    assert "0x7f" not in session.transcript[-1].text
+    assert answered(session) == ""
+    assert entries(session)[-1].state == "failed"
+    assert "0x7f" not in entries(session)[-1].text
     monkeypatch.undo()
-    answered(session, "what is this?")
-    assert session.transcript[-1].state == "done"
-
-
-def test_a_new_picture_ends_the_answer_about_the_old(session, image):
-    pieces = session.ask("what is this?")
-    next(pieces)
-    session.open(image)
-    list(pieces)
-    assert session.transcript == []
-    answered(session, "what is this?")
+    answered(session)
+    assert entries(session)[-1].state == "done"
 
 
 def test_restarting_keeps_the_regions(session):
-    session.click(10, 10)
-    answered(session, "what is this?")
+    regions(session).click(10, 10)
+    answered(session)
     session.restart()
-    assert session.transcript == []
-    assert list(session.picture.marks) == [1]
-    assert session.picture.conversation.turns == []
+    assert entries(session) == []
+    assert list(regions(session).marks) == [1]
+    assert session.picture().talk.conversation().turns == []
 
 
-def test_an_unfamiliar_picture_is_said_to_be_one(session, image, monkeypatch):
-    monkeypatch.setattr(View, "familiar", False, raising=False)
-    session.open(image)
-    (note,) = session.transcript
-    assert note.role == "notice"
-    assert "tiny random weights" in note.text
-    assert "loupe chat --model FOLDER" in note.text
-    assert "`loupe chat --model FOLDER`" in page.told(note)
-    session.restart()
-    assert session.transcript == [note]
+# Again, otherwise, more certain
+
+
+def test_trying_again_takes_back_what_followed(session):
+    answered(session)
+    answered(session, "and its colour?")
+    answered(session, "why?")
+    second = entries(session)[2]
+    list(session.retry(second.id))
+    assert [entry.text for entry in entries(session) if entry.role == "question"] == [
+        "what is this?", "and its colour?",
+    ]  # fmt: skip
+    assert entries(session)[-1].sampled  # the same words would be answered the same
+    turns = session.picture().talk.conversation().turns
+    assert [turn.question for turn in turns] == ["what is this?", "and its colour?"]
+
+
+def test_an_edited_question_is_asked_in_its_place(session):
+    regions(session).click(10, 10)
+    answered(session)
+    regions(session).click(30, 20)
+    list(session.retry(entries(session)[0].id, "what colour is it?"))
+    question, answer = entries(session)
+    assert (question.text, question.numbers) == ("what colour is it?", (1,))
+    assert not answer.sampled
+    twin = Session(session._assistant)
+    twin.open(session.picture().image)
+    regions(twin).click(10, 10)
+    assert answer.text == answered(twin, "what colour is it?")
+
+
+def test_an_edit_that_cannot_be_asked_takes_nothing_back(session):
+    answered(session)
+    before = list(entries(session))
+    for question in ("", "why " * 400, "what is region 9?"):
+        with pytest.raises(LoupeError):
+            session.retry(before[0].id, question)
+    assert entries(session) == before
+    assert not session.busy
+    with pytest.raises(QuestionError, match="gone"):
+        session.retry(99)
+
+
+def test_an_uncertain_answer_is_withheld_but_kept(session):
+    session.set(Settings(threshold=0.999))
+    assert answered(session) == ""
+    answer = entries(session)[-1]
+    assert answer.state == "withheld"
+    assert answer.text
+    assert 0 < answer.certainty < 0.999
+    session.set(Settings(threshold=1e-9))
+    answered(session)
+    assert entries(session)[-1].state == "done"
+
+
+def test_settings_reach_the_model(session):
+    session.set(Settings(max_new_tokens=2, composer="regions"))
+    regions(session).click(10, 10)
+    answered(session)
+    talk = session.picture().talk
+    assert talk.conversation().prompt.composer == "regions"
+    assert talk.conversation().turns[0].wrote <= 2
+    with pytest.raises(LoupeError, match="exclude each other"):
+        session.set(Settings(beams=3, temperature=1.0))
+    assert session.settings.max_new_tokens == 2
+
+
+def test_another_composer_remembers_what_was_said(session):
+    answered(session)
+    session.set(Settings(composer="text"))
+    answered(session, "and its colour?")
+    assert len(session.picture().talk.conversation().turns) == 2
+
+
+def test_a_corrected_answer_is_what_is_remembered(session):
+    answered(session)
+    talk = session.picture().talk
+    entries(session)[1].text = "a boat"
+    talk.forget()
+    assert talk.conversation().turns[0].answer == "a boat"
+
+
+def test_evidence_shows_where_an_answer_was_read(session):
+    regions(session).click(10, 10)
+    answered(session)
+    found = session.evidence(entries(session)[-1].id)
+    assert set(found["maps"]) == set(session.picture().talk.conversation().plan("x", [
+        regions(session).marks[1].region]).sources)  # fmt: skip
+    assert set(found["close_ups"]) <= {1}
+    assert 0 < found["certainty"] <= 1
+    assert found["grounding"] is not None
+    entries(session)[-1].state = "failed"
+    with pytest.raises(QuestionError, match="no answer to look behind"):
+        session.evidence(entries(session)[-1].id)
+
+
+# Visitors
 
 
 def test_clicks_from_many_threads_are_all_taken(session):
-    threads = [threading.Thread(target=session.click, args=(10, 10)) for _ in range(8)]
+    def click():
+        with session.lock:
+            session.picture().regions.click(10, 10)
+
+    threads = [threading.Thread(target=click) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(session.picture.marks) == list(range(1, 9))
+    assert sorted(regions(session).marks) == list(range(1, 9))
 
 
 def test_the_store_is_bounded_and_forgets_the_longest_unseen(tiny_assistant):
@@ -256,21 +359,89 @@ def test_the_store_is_bounded_and_forgets_the_longest_unseen(tiny_assistant):
     assert len(store) == 1
 
 
-def test_a_model_that_cannot_be_loaded_is_said_at_the_picture(image):
-    def missing():
-        raise LoupeError("model.safetensors is missing")
-
-    with pytest.raises(LoupeError, match="missing"):
-        Session(missing).open(image)
-
-
 def test_the_bucket_allows_a_burst_and_then_a_rate():
     bucket = TokenBucket(rate=0.001, burst=3)
     assert [bucket.take() for _ in range(4)] == [True, True, True, False]
 
 
-def test_a_picture_of_one_pixel_can_be_asked_about(tiny_assistant):
-    session = Session(lambda: tiny_assistant)
-    session.open(torch.zeros(1, 1, 3, dtype=torch.uint8))
-    answered(session, "what is this?")
-    assert session.transcript[-1].state == "done"
+def test_every_setting_can_be_sent_by_the_page():
+    from demo.events import OPERATIONS
+
+    assert set(OPERATIONS["settings"]) == {field.name for field in dataclasses.fields(Settings)}
+
+
+# Everything
+
+
+@pytest.fixture
+def things(monkeypatch, image):
+    """What the segmenter finds: two things, a twin of one, a part, and the background."""
+
+    def area(x0, y0, x1, y1):
+        made = torch.zeros(40, 60, dtype=torch.bool)
+        made[y0:y1, x0:x1] = True
+        return made
+
+    areas = [(0, 0, 20, 20), (30, 5, 50, 30), (30, 5, 50, 29), (0, 0, 10, 10), (0, 0, 60, 39)]
+    scores = [0.9, 0.8, 0.7, 0.95, 0.99]
+
+    def everything(view, settings=None, progress=None, cancel=None):
+        for step in range(3):
+            if cancel():
+                raise StoppedError("stopped")
+            progress(step + 1, 3)
+        return [Proposal.of(area(*box), score) for box, score in zip(areas, scores, strict=True)]
+
+    monkeypatch.setattr(View, "everything", everything)
+
+
+def test_everything_leaves_candidates_to_pick_from(session, things):
+    seen = []
+    for _ in session.everything():
+        seen.append(session.progress)
+    assert ("looking", 3, 3) in seen
+    assert session.progress is None
+    assert not session.busy
+    boxes = [one.box for one in regions(session).candidates]
+    assert boxes == [(0, 0, 10, 10), (0, 0, 20, 20), (30, 5, 50, 30)]
+    mark = regions(session).pick(2)
+    assert mark.region.box == (30, 5, 50, 30)
+    assert mark.region.score == 0.8
+
+
+def test_describing_names_each_thing_once_and_is_undone_at_once(session, things):
+    before = session.version
+    list(session.describe())
+    question, answer = entries(session)
+    assert (question.text, answer.state) == ("Describe everything", "done")
+    assert [number for number, _ in answer.rows] == [1, 2]
+    marks = regions(session).marks
+    assert [mark.region.box for mark in marks.values()] == [(0, 0, 10, 10), (30, 5, 50, 30)]
+    assert answer.rows[0][1] == session.picture().view.caption(marks[1].region)
+    assert regions(session).asked == []
+    assert session.version > before
+    answered(session)  # the table is not among what the model remembers
+    assert len(session.picture().talk.conversation().turns) == 1
+    regions(session).undo()
+    assert regions(session).marks == {}
+
+
+def test_describing_can_be_cancelled_while_it_looks_and_while_it_writes(session, things):
+    for steps in (1, 6):
+        task = session.describe()
+        for _ in range(steps):
+            next(task)
+        session.stop()
+        list(task)
+        assert entries(session)[-1].state == "stopped"
+        assert len(entries(session)[-1].rows) == (steps > 1)
+        assert not session.busy
+
+
+def test_finding_nothing_is_said(session, monkeypatch):
+    monkeypatch.setattr(View, "everything", lambda *args, **kwargs: [])
+    with pytest.raises(RegionError, match="found nothing"):
+        list(session.everything())
+    list(session.describe())
+    assert entries(session)[-1].state == "failed"
+    assert not session.busy

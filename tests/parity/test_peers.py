@@ -5,7 +5,7 @@ import json
 import pytest
 import tiny
 import torch
-from test_published import bert, make
+from whole import bert, make
 
 from adapters.peers import PEERS, open_peer
 from adapters.peers.sentences import SentenceEncoder

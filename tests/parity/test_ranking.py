@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 from PIL import Image
-from test_published import bert
+from whole import bert
 
 from adapters.build import build
 from adapters.published import open_retrieval

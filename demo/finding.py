@@ -1,0 +1,72 @@
+"""All there is in a picture, found while others wait: in a thread, with progress and cancel."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+from qformer.proposals import Everything, Proposal
+from qformer.view import View
+
+# Below SAM's own, which leave nothing of small segmenters' work; what is poor comes last.
+PRED_IOU, STABILITY, OFFSET = 0.8, 0.85, 0.5
+SPECK = 1 / 400  # of the picture: smaller holes and islands are cleaned away
+BACKGROUND = 0.9  # of the picture: larger areas are no thing
+GRID = 12  # clicks a side, on a CPU
+
+
+def search(
+    view: View, stop: threading.Event, report: Callable[[int, int], None]
+) -> Generator[None, None, list[Proposal]]:
+    """The segmenter's proposals, best first; yields whenever it has got on.
+
+    report: told (clicks done, clicks in all). Raises StoppedError once `stop` is set.
+    """
+    steps: queue.Queue[Any] = queue.Queue()
+    pixels = view.size[0] * view.size[1]
+    settings = Everything(
+        points_per_side=GRID if view.assistant.device.type == "cpu" else None,
+        pred_iou_thresh=PRED_IOU,
+        stability_score_thresh=STABILITY,
+        stability_score_offset=OFFSET,
+        min_mask_region_area=round(pixels * SPECK),
+    )
+
+    def work() -> None:
+        try:
+            steps.put(view.everything(settings, lambda *step: steps.put(step), stop.is_set))
+        except BaseException as error:
+            steps.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    report(0, 1)
+    while True:
+        yield
+        step = steps.get()
+        if isinstance(step, BaseException):
+            raise step
+        if isinstance(step, list):
+            found = [one for one in step if one.area < BACKGROUND * pixels]
+            return sorted(found, key=lambda one: -one.score)
+        report(*step)
+
+
+def without_twins(found: Sequence[Proposal], alike: float = 0.7) -> list[Proposal]:
+    """Of those whose IoU is above `alike` the first; parts and wholes stay."""
+    return _apart(found, lambda shared, one, other: shared > alike * (one + other - shared))
+
+
+def distinct(found: Sequence[Proposal], shares: float = 0.5) -> list[Proposal]:
+    """The first of those that share more than `shares` of the smaller: one of part and whole."""
+    return _apart(found, lambda shared, one, other: shared > shares * min(one, other))
+
+
+def _apart(found: Sequence[Proposal], same: Callable[[int, int, int], bool]) -> list[Proposal]:
+    kept: list[tuple[Proposal, Any]] = []
+    for proposal in found:
+        area = proposal.region_mask
+        if not any(same(int((area & other).sum()), proposal.area, one.area) for one, other in kept):
+            kept.append((proposal, area))
+    return [proposal for proposal, _ in kept]
