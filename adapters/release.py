@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adapters.folder import is_folder
+from adapters.folder import is_folder, read_settings
 from adapters.weights import Source
 from qformer.contracts import CheckpointError
 
@@ -39,6 +39,19 @@ def weight_file(source: Source, names: tuple[str, ...], revision: str | None = N
         f"{source} holds none of {', '.join(names)}: copy the release's weights into a folder and"
         " give that"
     )
+
+
+def shape_of(source: Source, kind: str) -> dict[str, Any] | None:
+    """What a folder's config.json says of the shape; None where it has none, as a release.
+
+    Raises CheckpointError where it is of another model_type than `kind`.
+    """
+    if not is_folder(source) or not (Path(source) / "config.json").is_file():
+        return None
+    values = read_settings(source, "config.json")
+    if (found := values.pop("model_type", None)) != kind:
+        raise CheckpointError(f"{source} is a {found!r} model, not {kind!r}: choose another")
+    return values
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adapters.efficientsam import BOTTOM_RIGHT, TOP_LEFT, EfficientSam, EfficientSamConfig
-from adapters.folder import is_folder, read_settings
-from adapters.release import load_strictly, read_weights, weight_file
+from adapters.release import load_strictly, read_weights, shape_of, weight_file
 from adapters.segmenter import Embedding, PromptableSegmenter
 from adapters.vision import Normalisation
 from adapters.weights import Source
@@ -96,9 +95,8 @@ class EfficientSamSegmenter(PromptableSegmenter):
 
 def _config(source: Source, weights: dict[str, Tensor]) -> EfficientSamConfig:
     """What a config.json says, else what the weights' own shapes say of a release."""
-    if is_folder(source) and (Path(source) / "config.json").is_file():
-        values = read_settings(source, "config.json")
-        values.pop("model_type", None)
+    values = shape_of(source, "efficientsam")
+    if values is not None:
         return from_dict(EfficientSamConfig, values, f"config.json of {source}")
     width = int(weights["image_encoder.pos_embed"].shape[-1]) if weights else 0
     return EfficientSamConfig(width=width, heads=max(1, width // HEAD_WIDTH))

@@ -14,8 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from adapters.folder import is_folder, read_settings
-from adapters.release import load_strictly, read_weights, weight_file
+from adapters.release import load_strictly, read_weights, shape_of, weight_file
 from adapters.segmenter_sam import SamSegmenter
 from adapters.tinyvit import TinyVit, TinyVitConfig
 from adapters.vision import Normalisation
@@ -154,9 +153,8 @@ def save_mobilesam(model: MobileSam, folder: Path) -> None:
 
 
 def _config(source: Source) -> tuple[TinyVitConfig, dict[str, Any]]:
-    if is_folder(source) and (Path(source) / "config.json").is_file():
-        values = read_settings(source, "config.json")
-        values.pop("model_type", None)
+    values = shape_of(source, "mobilesam")
+    if values is not None:
         decoder = values.pop("mask_decoder", {})
         return from_dict(TinyVitConfig, values, f"config.json of {source}"), decoder
     return TinyVitConfig(), {}

@@ -173,8 +173,8 @@ def test_dense_captions_are_those_of_each_region_alone(loupe, picture, tiny_assi
     assert code == 0
     regions = json.loads(text)["regions"]
     assert len(regions) >= 2
-    view = tiny_assistant.encode(image)
     for one in regions[:3]:
+        view = tiny_assistant.encode(image)  # anew: in each, it is region 1
         region = view.region(torch.as_tensor(decode_rle(one["segmentation"])))
         assert one["caption"] == view.caption(region)
 
