@@ -41,12 +41,14 @@ def save_checkpoint(
     language: Any = None,
     dtype: torch.dtype = torch.float32,
     heads: Stage1 | None = None,
+    vision: Any = None,
 ) -> None:
     """Write a whole checkpoint at once: a killed writer leaves the old one, or none.
 
-    language: the LanguageModel with a LoRA attached, where config.lora says so. dtype: of the
-    stored weights. heads: of stage 1, where config.heads says so. An older checkpoint at `folder`
-    is replaced.
+    language: where config.lora says so, the LanguageModel with a LoRA attached, or the folder of
+    one that is kept. dtype: of the stored weights. heads: of stage 1, where config.heads says so.
+    vision: an encoder that was trained too; it is written into the checkpoint, where
+    config.vision.path ("./vision") finds it. An older checkpoint at `folder` is replaced.
     """
     weights = {
         name: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype)
@@ -54,8 +56,12 @@ def save_checkpoint(
     }
     with whole(folder) as new:
         write_checkpoint(new, config, weights)
-        if config.lora:
+        if config.lora and isinstance(language, Path):
+            shutil.copytree(language, new / LORA)
+        elif config.lora:
             lora.save(language, new / LORA)
+        if vision is not None:
+            vision.save(new / config.vision.path)
         write_manifest(new)
 
 

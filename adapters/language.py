@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any, Self
 
 import torch
@@ -51,6 +52,26 @@ class HuggingFaceLanguageModel(Frozen):
             model.generation_config.eos_token_id = ids[0]
         return cls(model, words)  # type: ignore[call-arg]
 
+    def recompute(self) -> None:
+        """From now on a layer's activations are computed again in the backward pass, not kept
+        (gradient checkpointing, arXiv 1604.06174)."""
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        told = {"use_reentrant": False}
+        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=told)
+        self._recomputed = [
+            one for one in self.model.modules() if isinstance(one, GradientCheckpointingLayer)
+        ]
+        for layer in self._recomputed:
+            if hasattr(layer, "dropout") and isinstance(layer.dropout, float):
+                layer.dropout = 0.0  # a frozen model drops nothing
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for layer in getattr(self, "_recomputed", ()):
+            layer.training = mode  # of the layer alone: it recomputes only where it trains
+        return self
+
     def tokenize(self, text: str) -> Tensor:
         return torch.tensor(self.tokenizer(text), dtype=torch.long, device=self.device)
 
@@ -93,6 +114,34 @@ class HuggingFaceLanguageModel(Frozen):
         weights: Sequence[Tensor] | None = None,
     ) -> Tensor:
         return answer_loss(self.answer_logits(prompts, answers), answers, weights)
+
+
+class Words:
+    """What of a language model needs no weights: its words, its ends, its context."""
+
+    def __init__(self, source: Source, revision: str | None = None) -> None:
+        self.tokenizer = open_tokenizer(source, revision)
+        config = read_settings(source, "config.json", revision)
+        config = config.get("text_config", config)  # of a whole BLIP-2
+        try:
+            generation = read_settings(source, "generation_config.json", revision)
+        except CheckpointError:  # older folders have none
+            generation = {}
+        model = SimpleNamespace(
+            config=SimpleNamespace(eos_token_id=config.get("eos_token_id")),
+            generation_config=SimpleNamespace(eos_token_id=generation.get("eos_token_id")),
+        )
+        self.eos_id = stop_ids(model, self.tokenizer)[0]
+        self.context = config.get("max_position_embeddings") or config.get("n_positions", 512)
+
+    def tokenize(self, text: str) -> Tensor:
+        return torch.tensor(self.tokenizer(text), dtype=torch.long)
+
+    def start_ids(self) -> Tensor:
+        return torch.tensor(self.tokenizer.start_ids, dtype=torch.long)
+
+    def decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids)
 
 
 def answer_loss(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,54 @@ SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's
 PREFIX = "base_model.model."  # how peft names the model it wraps
 
 
-def attach(language: Any, rank: int = 16, alpha: int | None = None) -> list[nn.Parameter]:
+def attach(
+    language: Any,
+    rank: int = 16,
+    alpha: int | None = None,
+    targets: Sequence[str] = (),
+) -> list[nn.Parameter]:
     """Put a trainable LoRA on every linear layer of a LanguageModel but its head, in place.
 
     The rest stays frozen; at first the output does not change. Returns the new parameters.
-    alpha: by default 2 * rank. The update is scaled by alpha / sqrt(rank).
+    alpha: by default 2 * rank. The update is scaled by alpha / sqrt(rank). targets: only the layers
+    whose names end so ("q_proj"). Raises CheckpointError if no layer is called so.
     """
     from peft import LoraConfig, get_peft_model
 
+    names = [name for name, _ in language.model.named_modules()]
+    for target in targets:
+        if not any(name == target or name.endswith("." + target) for name in names):
+            raise CheckpointError(
+                f"lora targets={target!r}: no layer of the language model is called so; by default "
+                "every linear layer is meant"
+            )
     config = LoraConfig(
-        r=rank, lora_alpha=alpha or 2 * rank, use_rslora=True, target_modules="all-linear"
+        r=rank,
+        lora_alpha=alpha or 2 * rank,
+        use_rslora=True,
+        target_modules=list(targets) or "all-linear",
     )
     with warnings.catch_warnings():  # peft's calls to what transformers renamed
         warnings.simplefilter("ignore", FutureWarning)
         language.model = get_peft_model(language.model, config)
+    return [p for p in language.model.parameters() if p.requires_grad]
+
+
+def resume(language: Any, folder: Path) -> list[nn.Parameter]:
+    """Put a saved LoRA on a freshly loaded LanguageModel, to train on. Returns its parameters."""
+    from peft import PeftModel
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            language.model = PeftModel.from_pretrained(
+                language.model, str(folder), is_trainable=True
+            )
+    except Exception as error:  # peft and safetensors raise a dozen kinds here
+        raise CheckpointError(
+            f"{folder} does not open on this language model ({type(error).__name__}): copy the "
+            "folder again"
+        ) from error
     return [p for p in language.model.parameters() if p.requires_grad]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -133,6 +135,9 @@ class HuggingFaceVisionEncoder(Frozen):
 
     @torch.no_grad()
     def encode(self, pixel_values: Tensor) -> Tensor:
+        return self(pixel_values)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, h, w) -> image_embeds (B, leading_tokens + patches, width) float32."""
         return self.read(pixel_values.to(self.device, self.dtype)).float()
 
@@ -146,6 +151,14 @@ class HuggingFaceVisionEncoder(Frozen):
         if self.hidden_state is None:
             return output.last_hidden_state
         return output.hidden_states[self.hidden_state]
+
+    def save(self, folder: Path) -> None:
+        """Write it as a folder that opens as the one it came from did."""
+        self.model.save_pretrained(folder)
+        mean, std = (value.flatten().tolist() for value in (self.mean, self.std))
+        resample = {"bilinear": 2, "bicubic": 3}[self.resample]
+        settings = {"image_mean": mean, "image_std": std, "resample": resample}
+        (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
 class Siglip2VisionEncoder(HuggingFaceVisionEncoder):

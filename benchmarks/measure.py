@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -93,3 +94,10 @@ def peak_memory() -> Iterator[Callable[[], float]]:
 def _field(status: Path, name: str) -> int:
     found = re.search(rf"^{name}:\s+(\d+) kB", status.read_text(), re.MULTILINE)
     return int(found[1]) if found else 0
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]

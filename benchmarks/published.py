@@ -131,11 +131,14 @@ def ours(folder: Path) -> dict[str, float]:
     fresh = view.converse().ask(QUESTIONS[1], (), decoding)
     result["fresh"] = timed(lambda: next(fresh))
     fresh.close()
-    result["encode"] = timed(lambda: assistant.encode(picture()))
-    region_mask = torch.zeros(view.size, dtype=torch.bool)
-    region_mask[60:240, 80:320] = True
-    region = view.region(region_mask)
-    result["region"] = timed(lambda: view.soft_tokens({region.name: region}))
+    encoding, region = [], []
+    for row in range(3):  # in turn: a busy machine slows both
+        encoding.append(timed(lambda: assistant.encode(picture())))
+        region_mask = torch.zeros(view.size, dtype=torch.bool)
+        region_mask[20 * row : 20 * row + 180, 80:320] = True
+        added = view.region(region_mask)
+        region.append(timed(lambda added=added: view.soft_tokens({added.name: added})))
+    result["encode"], result["region"] = statistics.median(encoding), statistics.median(region)
     return result
 
 

@@ -24,6 +24,7 @@ EXAMPLES = """examples:
 # train's commands, reached only when they are called: the module whose `main` runs each.
 TRAIN = {
     "train": ("train.cli", "train a bridge, or the embedded default"),
+    "data": ("train.data.inspect", "look at data before training on them"),
     "eval": ("train.eval.cli", "measure a model beside its baselines and peers"),
     "peers": ("train.eval.peers", "name the other models that loupe eval can ask"),
 }

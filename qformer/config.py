@@ -128,6 +128,9 @@ def _read(hint: Any, value: Any, where: str) -> Any:
         return value
     kind = origin or hint
     if kind is tuple and isinstance(value, list | tuple):
+        each = typing.get_args(hint)
+        if len(each) == 2 and each[1] is Ellipsis:
+            return tuple(_read(each[0], one, f"{where}[{n}]") for n, one in enumerate(value))
         return tuple(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

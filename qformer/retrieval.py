@@ -9,16 +9,21 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from .bridge import Bridge
-from .contracts import QuestionError, TextTokenizer, VisionEncoder
+from .contracts import QuestionError, Segmenter, TextTokenizer, VisionEncoder
 from .losses import itc_similarity
 from .qformer import ImageMemory
 from .stage1 import Stage1
+from .view import View
+
+if TYPE_CHECKING:
+    from .assistant import Assistant
 
 KEEP = 128  # candidates for matching, as in BLIP-2
 
@@ -38,7 +43,7 @@ class Ranker(nn.Module):
     """A stage-1 model at work: a frozen encoder, the bridge's norm and Q-Former, stage 1's heads.
 
     tokenizer: of the Q-Former. end_id: closes a text ([SEP]), None for none. max_text: most tokens
-    of a text, all counted.
+    of a text, all counted. segmenter: proposes areas of a picture, see finding.py.
     """
 
     def __init__(
@@ -49,11 +54,22 @@ class Ranker(nn.Module):
         tokenizer: TextTokenizer,
         end_id: int | None = None,
         max_text: int = 35,
+        segmenter: Segmenter | None = None,
     ) -> None:
         super().__init__()
         self.vision, self.bridge, self.stage1 = vision, bridge, stage1
+        self.segmenter = segmenter
         self.tokenizer, self.end_id, self.max_text = tokenizer, end_id, max_text
         self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        return self.bridge.image_layernorm.weight.device
+
+    def encode(self, image: Tensor) -> View:
+        """Read a picture once, to look for regions in it; its View answers no questions."""
+        # A View asks the bridge and the segmenter for its regions, and nothing else.
+        return View(cast("Assistant", self), image)
 
     def read_text(self, text: str, cut: bool = False) -> Tensor:
         """(1, T) ids as the Q-Former reads them. Raises QuestionError for none, or too many; cut:
@@ -69,7 +85,7 @@ class Ranker(nn.Module):
                 f"the text is {len(ids)} tokens long and the model reads {self.max_text}:"
                 " shorten it"
             )
-        return torch.tensor([ids], device=self.bridge.image_layernorm.weight.device)
+        return torch.tensor([ids], device=self.device)
 
     @torch.no_grad()
     def remember(self, images: Sequence[Tensor]) -> ImageMemory:

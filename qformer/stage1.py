@@ -6,6 +6,8 @@ is its picture's memory, its patch_bias and its query_embeds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -74,6 +76,7 @@ class Stage1(nn.Module):
         patch_bias: Tensor | None = None,
         query_embeds: Tensor | None = None,
         negatives: tuple[Tensor, Tensor] | None = None,
+        contrast: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """The three losses of N texts for N rows over B pictures, N = B * passes, picture-major.
 
@@ -81,6 +84,7 @@ class Stage1(nn.Module):
         have the same target (the same image, or regions described alike); by default every row
         is its own. patch_bias, query_embeds: as `QFormer.forward` takes them. negatives: column
         indices (for each row a text, for each text a row), (N,) each; drawn if not given.
+        contrast: another ITC loss, of row features, text features and `same` (see momentum.py).
         Several processes: all hold as many rows; `same` counts across them. Returns scalars
         under "itc", "itm" and "itg". Raises LoupeError if there is no negative at all.
         """
@@ -112,7 +116,11 @@ class Stage1(nn.Module):
             memory, input_ids, attention_mask, patch_bias, query_embeds, *negatives
         )
         return {
-            "itc": itc_loss(image_to_text, text_to_image, is_same),
+            "itc": (
+                itc_loss(image_to_text, text_to_image, is_same)
+                if contrast is None
+                else contrast(row_features, text_features, same)
+            ),
             "itm": itm_loss(match_logits, matched),
             "itg": self._generation_loss(input_ids, attention_mask, query_pass.prefix),
         }

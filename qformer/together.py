@@ -73,11 +73,12 @@ def answers(
 
 @torch.no_grad()
 def likelihoods(
-    assistant: Assistant, questions: Sequence[Question], batch: int = 64
+    assistant: Assistant, questions: Sequence[Question], batch: int = 64, view: View | None = None
 ) -> list[list[Likelihood] | LoupeError]:
-    """How likely each question's choices are as its whole answer. batch: texts read at once."""
+    """How likely each question's choices are as its whole answer. batch: texts read at once.
+    view: of the questions' one picture, where it was read before."""
     language = assistant.language
-    prompts = _prompts(assistant, questions, assistant.config.decoding)
+    prompts = _prompts(assistant, questions, assistant.config.decoding, view)
     end = torch.tensor([language.eos_id])
     pairs = [
         (index, torch.cat([language.tokenize(choice).cpu(), end]).to(assistant.device))
@@ -100,10 +101,16 @@ def likelihoods(
 
 
 def _prompts(
-    assistant: Assistant, questions: Sequence[Question], decoding: Decoding
+    assistant: Assistant,
+    questions: Sequence[Question],
+    decoding: Decoding,
+    view: View | None = None,
 ) -> list[Tensor | LoupeError]:
     """What the language model reads for each question, inputs_embeds (n, width)."""
-    views = _views(assistant, [question.image for question in questions])
+    if view is None:
+        views = _views(assistant, [question.image for question in questions])
+    else:
+        views = {id(view.image): view}
     plans: list[tuple[View, Plan] | LoupeError] = []
     for question in questions:
         try:

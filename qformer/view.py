@@ -67,6 +67,12 @@ class View:
         self._tokens: Bounded[Source, Tensor] = Bounded()
         self._captions: Bounded[Source, str] = Bounded()
 
+    def apart(self) -> View:
+        """The same picture, read once for both, with regions and names of its own."""
+        twin = View(self.assistant, self.image)
+        twin._image_embeds, twin._memory = self._image_embeds, self.memory
+        return twin
+
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels."""

@@ -232,6 +232,36 @@ def opt(folder: Path) -> Path:
     return save(OPTForCausalLM(config), folder)
 
 
+def like_llama(folder: Path, kind: str, **settings: Any) -> Path:
+    """Another decoder of transformers with the tiny Llama's tokenizer and sizes."""
+    import transformers
+
+    llama(folder)
+    told = json.loads((folder / "config.json").read_text())
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+             "num_attention_heads", "max_position_embeddings", "initializer_range",
+             "pad_token_id", "bos_token_id", "eos_token_id")  # fmt: skip
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}TextConfig" if kind == "Gemma3" else f"{kind}Config")(
+        **{name: told[name] for name in names}, num_key_value_heads=1, **settings
+    )
+    return save(getattr(transformers, f"{kind}ForCausalLM")(config), folder)
+
+
+def qwen(folder: Path) -> Path:
+    return like_llama(folder, "Qwen3", head_dim=16)
+
+
+def smollm(folder: Path) -> Path:
+    return like_llama(folder, "SmolLM3")
+
+
+def gemma(folder: Path) -> Path:
+    """Its layers see a few tokens back, in turn with layers that see all; its words are scaled."""
+    layers = ["sliding_attention", "full_attention"]
+    return like_llama(folder, "Gemma3", head_dim=16, sliding_window=4, layer_types=layers)
+
+
 def t5(folder: Path) -> Path:
     from transformers import T5Config, T5ForConditionalGeneration
 
@@ -266,7 +296,10 @@ VISION = {
     "clip_trimmed": "clip-trimmed",
     "eva": "eva",
 }
-LANGUAGE = {"llama": "decoder", "t5": "encoder-decoder"}
+LANGUAGE = {
+    **dict.fromkeys(("llama", "opt", "qwen", "smollm", "gemma"), "decoder"),
+    "t5": "encoder-decoder",
+}
 SEGMENTER = {
     "sam": "sam",
     "sam_hq": "sam_hq",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from qformer.config import from_dict
 from qformer.contracts import LoupeError
@@ -34,10 +34,22 @@ def read_config(kind: type[Settings], path: Path, changes: Sequence[str] = ()) -
         except tomllib.TOMLDecodeError:
             value = text
         *tables, last = name.strip().split(".")
-        table = values
+        table: Any = values
         for part in tables:
-            table = table.setdefault(part, {})
-            if not isinstance(table, dict):
-                raise LoupeError(f"--set {change!r}: {part} is not a table")
+            table = inner(table, part, change)
+        if isinstance(table, list):
+            raise LoupeError(f"--set {change!r}: {last} is a table of a list, not a value")
         table[last] = value
     return from_dict(kind, values, path.name)
+
+
+def inner(table: Any, part: str, change: str) -> Any:
+    """The table called `part`, or the one of that number in a list ("data.0.path")."""
+    if isinstance(table, list):
+        if not part.isdigit() or int(part) >= len(table):
+            raise LoupeError(f"--set {change!r}: the list has tables 0 to {len(table) - 1}")
+        return table[int(part)]
+    found = table.setdefault(part, {})
+    if not isinstance(found, dict | list):
+        raise LoupeError(f"--set {change!r}: {part} is not a table")
+    return found

@@ -1,207 +1,329 @@
-"""One loop for every phase: seeded by step, saved atomically, resumed where it was killed.
+"""One loop for every phase: seeded by step, saved whole, resumed bit for bit where it was killed.
 
-A stage is anything with `module` (what is trained), `batch(rng, progress)` (data for one step,
-drawn from a generator that depends on seed and step alone; progress runs from 0 to 1) and
-`losses(batch)` (named scalars, summed).
+A stage is anything with `module` (what is trained), `batch(rng, progress, place)` (data for one
+step, drawn from a generator that depends on seed, step and process alone; progress runs from 0 to
+1; place: how many pictures were due before, over all processes) and `losses(batch)` (named scalars,
+summed). It may have `evaluate()` -> named scores, the first of
+which says how good it is, `show(folder, step)`, which writes sample answers, and `keep(folder)`,
+which writes a checkpoint.
+
+Devices, precision and processes are accelerate's: start it with torchrun, or with
+`accelerate launch` and a config of its own for FSDP2 or DeepSpeed.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from qformer.contracts import LoupeError
-
-GROWN = 3.0  # times the rate, for what starts at zero and must first grow to be felt
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """steps: optimizer steps; lr: peak rate, after `warmup` steps, then cosine to lr * floor;
-    restart: the step at which a second round begins, with new optimizers and half the peak, 0 for
-    none; muon: times the rate, for the matrices inside blocks; save_every and log_every: steps;
-    bf16: autocast on the forward pass, by default where the processor has units for it (elsewhere
-    it is slower than float32)."""
-
-    steps: int
-    batch: int
-    lr: float = 2e-3
-    warmup: int = 100
-    restart: int = 0
-    muon: float = 1.0
-    floor: float = 0.02
-    weight_decay: float = 0.02
-    clip: float = 1.0
-    seed: int = 0
-    bf16: bool | None = None
-    log_every: int = 50
-    save_every: int = 400
-
-    def __post_init__(self):
-        if self.steps < 1 or self.batch < 1:
-            raise LoupeError(f"steps={self.steps} and batch={self.batch} must be at least 1")
-        if self.lr <= 0:
-            raise LoupeError(f"lr={self.lr} must be above 0")
-        if not 0 <= self.restart < self.steps:
-            raise LoupeError(f"restart={self.restart} must lie before the last of {self.steps}")
-
-    @property
-    def autocast(self) -> bool:
-        return torch.cpu._is_amx_tile_supported() if self.bf16 is None else self.bf16
+from train import states
+from train.engine import accelerator_of, interrupts, memory_used, trained_quietly
+from train.optimisers import Average, learning_rate, optimizers_of, restore, set_rate
+from train.settings import LoopConfig
+from train.states import load_trained, trained_state
 
 
-class Optimizers:
-    """Muon for the matrices inside blocks, AdamW for embeddings, heads, norms and biases."""
+class _Forward(nn.Module):
+    """All losses of a stage from one forward, which is what DDP and FSDP wrap."""
 
-    def __init__(self, module: nn.Module, config: LoopConfig):
-        named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
-        outer = ("embed", "head", "position", "rel_pos", "token", "projection", "upgrade", "lora_")
-        matrices = [p for n, p in named if p.ndim == 2 and not any(word in n for word in outer)]
-        inside = {id(p) for p in matrices}
-        decay = config.weight_decay
-        grown = [p for n, p in named if "upgrade" in n]
-        rest = [p for n, p in named if id(p) not in inside and "upgrade" not in n]
-        groups = [{"params": rest, "scale": 1.0}, {"params": grown, "scale": GROWN}]
-        self.each: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(
-                [group for group in groups if group["params"]],
-                lr=config.lr, betas=(0.9, 0.98), weight_decay=decay,
-            )
-        ]  # fmt: skip
-        if matrices:
-            group = {"params": matrices, "scale": config.muon}
-            self.each.append(
-                torch.optim.Muon(
-                    [group], lr=config.lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
-                )
-            )
-        self.parameters = [p for _, p in named]
+    def __init__(self, stage) -> None:
+        super().__init__()
+        self.module = stage.module
+        self._losses = stage.losses
 
-    def step(self, lr: float, clip: float) -> float:
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, clip))
-        if math.isfinite(norm):
-            for optimizer in self.each:
-                for group in optimizer.param_groups:
-                    group["lr"] = lr * group["scale"]
-                optimizer.step()
-        for parameter in self.parameters:
-            parameter.grad = None
-        return norm
-
-    def state_dict(self):
-        return [optimizer.state_dict() for optimizer in self.each]
-
-    def load_state_dict(self, states):
-        for optimizer, state in zip(self.each, states, strict=True):
-            scales = [group["scale"] for group in optimizer.param_groups]  # the config's, always
-            optimizer.load_state_dict(state)
-            for group, scale in zip(optimizer.param_groups, scales, strict=True):
-                group["scale"] = scale
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        return self._losses(batch)
 
 
-def learning_rate(step: int, config: LoopConfig) -> float:
-    """Linear warm-up, then cosine down to lr * floor; a second round starts at half of lr."""
-    peak, steps = config.lr, config.restart or config.steps
-    if config.restart and step >= config.restart:
-        step, peak, steps = step - config.restart, 0.5 * config.lr, config.steps - config.restart
-    if step < config.warmup:
-        return peak * (step + 1) / config.warmup
-    done = (step - config.warmup) / max(1, steps - config.warmup)
-    return peak * (config.floor + (1 - config.floor) * 0.5 * (1 + math.cos(math.pi * done)))
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C, after the state was saved."""
 
 
 def fit(stage, config: LoopConfig, folder: Path, say: Callable[[str], None] = print) -> float:
     """Train `stage.module` and return the seconds spent, those of earlier, killed runs included.
 
-    folder receives trainer.pt (the newest whole state, replaced atomically) and log.jsonl. A folder
-    that already holds a finished state returns at once with its weights loaded.
+    folder receives state/ (the newest whole states) and log.jsonl. A folder that already holds a
+    finished state returns at once with its weights loaded. Raises LoupeError if the loss is not a
+    number for most_skipped steps in a row, or a state cannot be written; Stopped after Ctrl-C.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    module, optimizers = stage.module, Optimizers(stage.module, config)
-    step, seconds = 0, 0.0
-    state_file = folder / "trainer.pt"
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        load_trained(module, state["module"])
-        optimizers.load_state_dict(state["optimizers"])
-        step, seconds = state["step"], state["seconds"]
-        say(f"{folder.name}: resumed at step {step} of {config.steps}")
-    started, sums, counted = time.time() - seconds, {}, 0
-    module.train()
-    while step < config.steps:
-        if step and step == config.restart:
-            optimizers = Optimizers(module, config)
-        torch.manual_seed(config.seed * 1_000_003 + step)
-        batch = stage.batch(np.random.default_rng((config.seed, step)), step / config.steps)
-        # On a CPU the fused attention's backward pass costs several times the plain one.
-        with sdpa_kernel(SDPBackend.MATH):
-            with torch.autocast("cpu", torch.bfloat16, enabled=config.autocast):
-                losses: dict[str, Tensor] = stage.losses(batch)
-            torch.stack(list(losses.values())).sum().backward()
-        rate = learning_rate(step, config)
-        optimizers.step(rate, config.clip)
-        step += 1
-        for name, value in losses.items():
-            sums[name] = sums.get(name, 0.0) + float(value.detach())
-        counted += 1
-        if step % config.log_every == 0 or step == config.steps:
-            seconds = time.time() - started
-            means = {name: round(total / counted, 4) for name, total in sums.items()}
-            record = {"step": step, "seconds": round(seconds, 1), "lr": rate, **means}
-            with (folder / "log.jsonl").open("a") as log:
-                log.write(json.dumps(record) + "\n")
-            left = seconds / step * (config.steps - step) / 60
-            parts = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
-            say(f"{folder.name} {step}/{config.steps}  {parts}  {left:.0f} min left")
-            sums, counted = {}, 0
-        if step % config.save_every == 0 or step == config.steps:
-            seconds = time.time() - started
-            save_atomically(
-                state_file,
-                {
-                    "module": trained_state(module),
-                    "optimizers": optimizers.state_dict(),
-                    "step": step,
-                    "seconds": seconds,
-                },
+    return Run(stage, config, folder, say).go()
+
+
+class Run:
+    """One `fit`: what it counts and keeps between steps."""
+
+    def __init__(self, stage, config: LoopConfig, folder: Path, say: Callable[[str], None]) -> None:
+        self.stage, self.config, self.folder = stage, config, folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.accelerator = accelerator_of(config, folder)
+        self.main = self.accelerator.is_main_process
+        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        self.say = say if self.main else (lambda line: None)
+        stage.module.to(self.accelerator.device)
+        self.plain = optimizers_of(stage.module, config)
+        self.forward, *self.optimizers = self._prepare(*self.plain)
+        self.average = Average(stage.module, config.ema) if config.ema else None
+        self.step, self.seconds, self.skipped, self.best, self.worse = 0, 0.0, 0, -math.inf, 0
+        self.sums: dict[str, float] = {}
+        self.counted = 0
+        self.stopping = False
+        self.maker = ThreadPoolExecutor(1) if config.prefetch else None
+        self.ahead: dict[tuple[int, int], Future] = {}
+
+    # ---- accelerate ----------------------------------------------------------------------------
+
+    @property
+    def sharded(self) -> bool:
+        """Whether accelerate, not one process alone, knows the whole state."""
+        return str(self.accelerator.distributed_type.value) in ("FSDP", "DEEPSPEED", "MEGATRON_LM")
+
+    def _prepare(self, *optimizers: torch.optim.Optimizer):
+        if self.sharded and len(optimizers) > 1:
+            raise LoupeError('optimizer="muon" does not go with FSDP or DeepSpeed: use "adamw"')
+        forward = _Forward(self.stage)
+        if self.world == 1 and not self.sharded:
+            return forward, *optimizers
+        plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
+        if plugin is not None:  # which would read it off a data loader
+            plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = self.config.batch
+        return self.accelerator.prepare(forward, *optimizers)
+
+    # ---- the loop ------------------------------------------------------------------------------
+
+    def go(self) -> float:
+        config, module = self.config, self.stage.module
+        self._resume()
+        started = time.time() - self.seconds
+        module.train()
+        with interrupts(self._interrupt), trained_quietly(self.accelerator.device):
+            while self.step < config.steps:
+                if self.step and self.step == config.restart:
+                    self.plain = optimizers_of(module, config)
+                    self.forward, *self.optimizers = self._prepare(*self.plain)
+                self._one_step()
+                self.seconds = time.time() - started
+                last = self.step == config.steps
+                if self.step % config.log_every == 0 or last:
+                    self._log()
+                ends = self._evaluate() if self._every(config.evaluate_every) or (
+                    last and config.evaluate_every
+                ) else False  # fmt: skip
+                stopping = self._agreed(self.stopping)
+                if self.step % config.save_every == 0 or last or ends or stopping:
+                    self._save(finished=ends)
+                if ends:
+                    break
+                if stopping and not last:
+                    raise Stopped(self.step)
+        if self.average is not None:
+            self.average.__enter__()  # what is kept is the average
+        module.eval()
+        self.accelerator.end_training()
+        return self.seconds
+
+    def _every(self, steps: int) -> bool:
+        return bool(steps) and self.step % steps == 0
+
+    def _interrupt(self, *_: object) -> None:
+        if self.stopping:  # twice: at once
+            raise KeyboardInterrupt
+        self.stopping = True
+        self.say("stopping after this step; once more to stop at once, without saving")
+
+    def _agreed(self, flag: bool) -> bool:
+        """Whether any process says so."""
+        if self.world == 1:
+            return flag
+        said = torch.tensor(float(flag), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(said, "sum") > 0)
+
+    def _one_step(self) -> None:
+        config, parts = self.config, self.config.accumulation
+        torch.manual_seed(config.seed * 1_000_003 + self.step + self.rank * 10**12)
+        totals: dict[str, Tensor] = {}
+        for number in range(parts):
+            batch = self._batch(number)
+            waits = number + 1 < parts
+            with self.accelerator.no_sync(self.forward) if waits else nullcontext():
+                with self.accelerator.autocast():
+                    losses = self.forward(batch)
+                self.accelerator.backward(torch.stack(list(losses.values())).sum() / parts)
+            for name, value in losses.items():
+                totals[name] = totals.get(name, 0.0) + value.detach() / parts
+        rate = learning_rate(self.step, config)
+        parameters = [p for p in self.stage.module.parameters() if p.requires_grad]
+        norm = float(self.accelerator.clip_grad_norm_(parameters, config.clip or math.inf))
+        self.step += 1
+        if math.isfinite(norm):  # the same on every process, whose gradients are summed
+            set_rate(self.plain, rate)
+            for optimizer in self.optimizers:
+                optimizer.step()
+            if self.average is not None:
+                self.average.update()
+            self.skipped = 0
+            for name, value in totals.items():
+                self.sums[name] = self.sums.get(name, 0.0) + float(value)
+            self.counted += 1
+        else:
+            self._skip(totals)
+        for parameter in parameters:
+            parameter.grad = None
+
+    def _batch(self, number: int) -> Any:
+        """Part `number` of this step; the one after it is made meanwhile."""
+        waiting = self.ahead.pop((self.step, number), None)
+        batch = self._make(self.step, number) if waiting is None else waiting.result()
+        if self.maker is not None:
+            last = number + 1 == self.config.accumulation
+            after = (self.step + 1, 0) if last else (self.step, number + 1)
+            if after[0] < self.config.steps:
+                self.ahead = {after: self.maker.submit(self._make, *after)}
+        return batch
+
+    def _make(self, step: int, number: int) -> Any:
+        config = self.config
+        seeds = [config.seed, step]
+        if self.world > 1 or config.accumulation > 1:
+            seeds += [self.rank, number]
+        part = (step * config.accumulation + number) * self.world + self.rank
+        rng = np.random.default_rng(seeds)
+        return self.stage.batch(rng, step / config.steps, part * config.batch)
+
+    def _skip(self, totals: dict[str, Tensor]) -> None:
+        self.skipped += 1
+        odd = [name for name, value in totals.items() if not math.isfinite(float(value))]
+        what = f"{', '.join(odd)} is not a number" if odd else "the gradient is not a number"
+        self.say(f"step {self.step}: {what}; skipped")
+        if self.skipped >= self.config.most_skipped:
+            raise LoupeError(
+                f"{what} for {self.skipped} steps in a row, at step {self.step}: lower lr "
+                f"(now {self.config.lr:g}) or set bf16=false, and go on with --resume auto"
             )
-    module.eval()
-    return seconds
 
+    # ---- what is said --------------------------------------------------------------------------
 
-def trained_state(module: nn.Module) -> dict[str, Tensor]:
-    """The state of a module without its frozen parameters."""
-    frozen = {name for name, p in module.named_parameters() if not p.requires_grad}
-    return {name: value for name, value in module.state_dict().items() if name not in frozen}
-
-
-def load_trained(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Put a `trained_state` back. Raises LoupeError if it is of another model."""
-    ours = {name: value.shape for name, value in trained_state(module).items()}
-    theirs = {name: value.shape for name, value in state.items()}
-    odd = sorted(name for name, _ in ours.items() ^ theirs.items())
-    if odd:
-        raise LoupeError(
-            f"the saved state is of another model ({odd[0]} differs): remove its folder"
+    def _log(self) -> None:
+        if not self.counted:
+            return
+        means = {name: total / self.counted for name, total in self.sums.items()}
+        if self.world > 1:
+            values = torch.tensor(list(means.values()), device=self.accelerator.device)
+            shared = self.accelerator.reduce(values, "mean").tolist()
+            means = dict(zip(means, shared, strict=True))
+        self.sums, self.counted = {}, 0
+        config, rate = self.config, learning_rate(self.step - 1, self.config)
+        pictures = config.batch * config.accumulation * self.world * self.step
+        speed = pictures / max(1e-9, self.seconds)
+        record = {"step": self.step, "seconds": round(self.seconds, 1), "lr": rate, **means}
+        self._write(record)
+        self.accelerator.log(means | {"lr": rate}, step=self.step)
+        parts = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
+        left = self.seconds / self.step * (config.steps - self.step) / 60
+        self.say(
+            f"{self.folder.name} {self.step}/{config.steps}  {parts}  {speed:.1f} pictures/s  "
+            f"{memory_used(self.accelerator.device):.1f} GB  {left:.0f} min left"
         )
-    module.load_state_dict(state, strict=False)
 
+    def _write(self, record: dict) -> None:
+        if self.main:
+            with (self.folder / "log.jsonl").open("a") as log:
+                log.write(json.dumps(record) + "\n")
 
-def save_atomically(path: Path, state: dict) -> None:
-    """Write beside, flush to disk, then rename: a kill leaves the old file or the new one."""
-    beside = path.with_suffix(".part")
-    with beside.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    def _evaluate(self) -> bool:
+        """Scores, sample answers and the best checkpoint so far; True if training should end."""
+        stage, config = self.stage, self.config
+        stage.module.eval()
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(torch.random.fork_rng())
+            if self.average is not None:
+                stack.enter_context(self.average)
+            scores = stage.evaluate()
+            self._write({"step": self.step, "scores": scores})
+            self.accelerator.log(scores, step=self.step)
+            told = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+            self.say(f"{self.folder.name} {self.step}/{config.steps}  evaluated: {told}")
+            if self.main and hasattr(stage, "show"):
+                stage.show(self.folder / "answers", self.step)
+            score = next(iter(scores.values()))
+            better = score > self.best
+            if better and hasattr(stage, "keep") and (self.main or self.sharded):
+                stage.keep(self.folder / "best")
+        self.best, self.worse = (score, 0) if better else (self.best, self.worse + 1)
+        stage.module.train()
+        self.accelerator.wait_for_everyone()
+        ends = bool(config.patience) and self.worse >= config.patience
+        if ends:
+            self.say(f"no better for {self.worse} evaluations: stopping early")
+        return ends
+
+    # ---- states --------------------------------------------------------------------------------
+
+    def _save(self, finished: bool) -> None:
+        run = {
+            "step": self.step, "seconds": self.seconds, "world": self.world, "sums": self.sums,
+            "counted": self.counted, "best": self.best, "worse": self.worse,
+            "skipped": self.skipped, "finished": finished,
+        }  # fmt: skip
+        if self.sharded:  # every process writes its share
+            self.accelerator.save_state(str(self.folder / "shards"))
+            more = lambda new: (self.folder / "shards").rename(new / "shards")  # noqa: E731
+            parts: dict[str, Any] = {"run": run}
+        else:
+            more = None
+            parts = {
+                "module": trained_state(self.stage.module),
+                "optimizers": [optimizer.state_dict() for optimizer in self.plain],
+                "run": run,
+            }
+            if self.average is not None:
+                parts["average"] = self.average.shadow
+        if self.main:
+            states.save(self.folder, self.step, parts, more)
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self) -> None:
+        state = states.newest(self.folder, self.say)
+        if state is None:
+            self._forget(0)
+            return
+        run = states.part(state, "run")
+        if self.sharded:
+            self.accelerator.load_state(str(state / "shards"))
+        else:
+            load_trained(self.stage.module, states.part(state, "module"))
+            restore(self.plain, states.part(state, "optimizers"))
+            if self.average is not None:
+                for name, value in states.part(state, "average").items():
+                    self.average.shadow[name].copy_(value)
+        self.step, self.seconds, self.sums = run["step"], run["seconds"], run["sums"]
+        self.counted, self.best, self.worse = run["counted"], run["best"], run["worse"]
+        self.skipped = run["skipped"]
+        self._forget(self.step)
+        self.say(f"{self.folder.name}: resumed at step {self.step} of {self.config.steps}")
+        if run["world"] != self.world:
+            self.say(
+                f"it was saved by {run['world']} processes and goes on with {self.world}: from "
+                "here on it sees other pictures than it would have"
+            )
+        if run["finished"]:
+            self.step = self.config.steps
+
+    def _forget(self, step: int) -> None:
+        """Cut the log back to what the state knows: a killed run may have written further."""
+        log = self.folder / "log.jsonl"
+        if self.main and log.exists():
+            lines = [line for line in log.read_text().splitlines() if line.endswith("}")]
+            known = [line for line in lines if json.loads(line)["step"] <= step]
+            log.write_text("".join(line + "\n" for line in known))

@@ -52,6 +52,10 @@ def warn_unfamiliar(view: Any) -> bool:
     return view.familiar
 
 
+def rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
 def print_json(values: dict) -> None:
     print(json.dumps(values, ensure_ascii=False), flush=True)
 

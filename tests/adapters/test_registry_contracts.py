@@ -151,7 +151,8 @@ def test_text_survives_ids(part, name):
     ids = language.tokenize(text)
     assert ids.dtype == torch.int64
     assert language.decode(ids.tolist()) == text
-    assert language.decode([*ids.tolist(), language.eos_id]) == text
+    if name != "opt":  # BLIP-2's OPT ends with a newline, which is text
+        assert language.decode([*ids.tolist(), language.eos_id]) == text
     assert language.embed(ids).shape == (len(ids), language.width)
     assert language.embed(language.start_ids()).shape == (len(language.start_ids()), language.width)
 

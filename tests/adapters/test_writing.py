@@ -19,7 +19,7 @@ WAYS = {
 }
 
 
-@pytest.fixture(scope="module", params=["llama", "opt", "t5"])
+@pytest.fixture(scope="module", params=["llama", "opt", "gemma", "t5"])
 def language(request, tiny_folder):
     kind = "encoder-decoder" if request.param == "t5" else "decoder"
     return LANGUAGE_MODELS[kind](tiny_folder(request.param))

@@ -5,12 +5,15 @@ import json
 import pytest
 import tiny
 import torch
+from PIL import Image
 from whole import bert, make
 
 from adapters.peers import PEERS, open_peer
 from adapters.peers.sentences import SentenceEncoder
+from adapters.rle import encode_rle
 from qformer.contracts import CheckpointError, LoupeError
 from qformer.together import Question
+from train.eval.cli import main
 
 transformers = pytest.importorskip("transformers")
 
@@ -295,3 +298,37 @@ def test_a_folder_of_another_class_is_refused(tmp_path):
     for kind in PEERS:
         with pytest.raises(CheckpointError):
             open_peer(kind, str(tmp_path))
+
+
+def test_a_peer_stands_beside_loupe_in_one_run(tmp_path):
+    """CLIP names crops of regions out of all names in the data, in the same run."""
+    torch.manual_seed(0)
+    clip(tmp_path / "clip")
+    (tmp_path / "images").mkdir()
+    things = []
+    for number, image in enumerate(images(2)):
+        Image.fromarray(image.numpy()).save(tmp_path / "images" / f"{number}.png")
+        for category in (1, 2):
+            region_mask = torch.zeros(40, 56, dtype=torch.bool)
+            region_mask[10:30, 20 * category - 10 : 20 * category + 5] = True
+            things.append({
+                "id": len(things), "image_id": number, "category_id": category,
+                "segmentation": encode_rle(region_mask),
+            })  # fmt: skip
+    (tmp_path / "instances.json").write_text(json.dumps({
+        "images": [{"id": n, "file_name": f"{n}.png"} for n in range(2)],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "red star"}],
+        "annotations": things,
+    }))  # fmt: skip
+    model = tiny.loupe(tmp_path / "loupe")
+    out = tmp_path / "out"
+    words = ["--model", str(model), "--peer", f"clip={tmp_path / 'clip'}", "--out", str(out)]
+    assert main(["coco-what", "--data", str(tmp_path), *words]) == 0
+    found = json.loads((out / "scores.json").read_text())
+    systems = found["systems"]
+    assert {"majority", "loupe: regions", "clip: box crop", "clip: no region"} <= systems.keys()
+    assert "clip: regions" not in systems
+    assert found["models"]["clip"]["class"] == "CLIPModel"
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()[1:]]
+    named = {line["answer"] for line in lines if line["system"].startswith("clip")}
+    assert named <= {"cat", "red star"}

@@ -12,6 +12,8 @@ from adapters.build import build
 from adapters.published import open_retrieval
 from demo import cli
 from qformer.contracts import CheckpointError, QuestionError
+from qformer.together import Question
+from train.eval.models import open_model
 
 transformers = pytest.importorskip("transformers")
 
@@ -123,3 +125,24 @@ def test_the_command_ranks_files_and_goes_on_after_a_bad_one(folder, images, tmp
     assert cli.main(words) == 0
     assert capsys.readouterr().out.startswith(f"1. {ranked[0]['image']}")
     assert cli.main([*words[:-1], "0"]) == 2
+
+
+def test_texts_of_several_lengths_match_as_each_does_alone(folder, images):
+    """What `loupe eval` asks: many texts of one picture, the short ones padded, long ones cut."""
+    texts = [TEXT, "a cat", "which is bigger, region 1 or region 2? " * 9]
+    model = open_model(str(folder))
+    model_class = transformers.Blip2ForImageTextRetrieval.from_pretrained(folder).eval()
+    reader = transformers.AutoTokenizer.from_pretrained(folder)
+    pixels = model.ranker.vision.preprocess(images[0])[None]
+    scores = model.match([Question(images[0], "", choices=tuple(texts))])[0]
+    for text, score in zip(texts, scores, strict=True):
+        read = reader(text, return_tensors="pt", truncation=True, max_length=35)
+        asked = {key: read[key] for key in ("input_ids", "attention_mask")}
+        with torch.no_grad():
+            no, yes = model_class(
+                pixel_values=pixels, **asked, use_image_text_matching_head=True
+            ).logits_per_image[0]
+            cosine = model_class(pixel_values=pixels, **asked).logits_per_image[0, 0]
+        assert score == pytest.approx(float(yes - no), abs=1e-5)
+        features = model.image_features(images[:1])[0] @ model.text_features([text])[0]
+        assert float(features.max()) == pytest.approx(float(cosine), abs=1e-5)

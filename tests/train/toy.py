@@ -12,7 +12,9 @@ from torch import nn
 
 from train.loop import LoopConfig, fit
 
-CONFIG = LoopConfig(steps=30, batch=4, lr=1e-2, warmup=5, log_every=10, save_every=8)
+CONFIG = LoopConfig(
+    steps=30, batch=4, lr=1e-2, warmup=5, optimizer="muon", log_every=10, save_every=8
+)
 
 
 class Toy:
@@ -31,7 +33,7 @@ class Toy:
         )
         self.die_at, self.seen = die_at, []
 
-    def batch(self, rng, progress):
+    def batch(self, rng, progress, place=0):
         self.seen.append(progress)
         if len(self.seen) == self.die_at:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -163,12 +163,21 @@ class Tally:
             )
 
     @contextmanager
-    def row(self, place: str) -> Iterator[None]:
-        """Around what makes one sample: its errors are counted, not raised."""
+    def use(self, place: str) -> Iterator[None]:
+        """Around what is done with one sample: what the user can put right is counted."""
         try:
             yield
         except LoupeError as error:
             self.add(str(error), place)
+
+    @contextmanager
+    def row(self, place: str) -> Iterator[None]:
+        """Around what reads one sample from a file, which may hold anything."""
+        try:
+            with self.use(place):
+                yield
+        except LoupeError:  # too many were bad
+            raise
         except KeyError as key:
             self.add(f"{key} is missing", place)
         except (TypeError, ValueError, IndexError, AttributeError):

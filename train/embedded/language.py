@@ -63,7 +63,9 @@ class LanguageStage:
     def __init__(self, module: nn.Module, tokenizer, prompt: PromptConfig, batch: int):
         self.module, self.tokenizer, self.prompt, self.count = module, tokenizer, prompt, batch
 
-    def batch(self, rng: np.random.Generator, progress: float = 1.0) -> dict[str, Tensor]:
+    def batch(
+        self, rng: np.random.Generator, progress: float = 1.0, place: int = 0
+    ) -> dict[str, Tensor]:
         rows = [self.document(rng) for _ in range(self.count)]
         longest = max(len(ids) for ids, _, _ in rows)
         names, kinds = ("input_ids", "labels", "weights"), (torch.long, torch.long, torch.float)

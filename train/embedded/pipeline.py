@@ -36,7 +36,8 @@ from train.embedded.pool import Pool
 from train.embedded.segmenter import MEAN, STD, SegmenterStage
 from train.embedded.stages import Stage1Stage, Stage2Stage
 from train.embedded.vision import VisionStage
-from train.loop import LoopConfig, fit, load_trained
+from train.loop import LoopConfig, fit
+from train.states import load_trained, trained_module
 
 # What the chat may suggest, by type; a type that misses its target is not offered.
 SUGGESTIONS = {
@@ -158,7 +159,7 @@ class Pipeline:
         """start: from stage 1's weights, or from random ones. rank: of the LoRA; 0 for none."""
         bridge = self._bridge(instruct=True)
         if start:
-            state = torch.load(self.folder / "stage1" / "trainer.pt", weights_only=True)["module"]
+            state = trained_module(self.folder / "stage1")
             prefix = "bridge."
             own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
             rest = bridge.load_state_dict(own, strict=False)
@@ -250,8 +251,7 @@ class Pipeline:
         """A checkpoint of stage 2 as it stands, to look at while it trains."""
         rank = self.config.language.lora_rank
         stage, language = self._stage2(False, rank)
-        state = torch.load(self.folder / "stage2" / "trainer.pt", weights_only=True)
-        load_trained(stage.module, state["module"])
+        load_trained(stage.module, trained_module(self.folder / "stage2"))
         self._save(stage.bridge, language, rank)
 
 

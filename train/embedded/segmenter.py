@@ -26,7 +26,9 @@ class SegmenterStage:
         self.module, self.count, self.prompts = module, batch, prompts
         self.size = module.config.vision_config.image_size
 
-    def batch(self, rng: np.random.Generator, progress: float = 1.0) -> dict[str, Tensor]:
+    def batch(
+        self, rng: np.random.Generator, progress: float = 1.0, place: int = 0
+    ) -> dict[str, Tensor]:
         rows = [self.example(rng) for _ in range(self.count)]
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 

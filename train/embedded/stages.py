@@ -27,10 +27,10 @@ from train.scenes.dialogue import (
 )
 from train.scenes.questions import PICTURE_TYPES, REGION_TYPES, a, caption, describe
 from train.scenes.wordings import roughen
+from train.stages import read_in_buckets
 
 SIMPLE = 0.2  # of stage 2: until here pictures grow from two objects to all
 SHARPNESS = 16.0  # of a soft token's likeness to the words
-BUCKET = 48  # sequences the language model reads at once
 
 
 def region_rows(pool: Pool, picks: list[list[int | None]], pictures: list[int]) -> PassRows:
@@ -56,7 +56,7 @@ class Stage1Stage:
         self.count, self.regions = batch, regions
         self.module = nn.ModuleDict({"bridge": bridge, "stage1": Stage1(bridge.qformer)})
 
-    def batch(self, rng: np.random.Generator, progress: float = 1.0) -> dict:
+    def batch(self, rng: np.random.Generator, progress: float = 1.0, place: int = 0) -> dict:
         pictures = [int(i) for i in rng.choice(len(self.pool), self.count, replace=False)]
         picks, texts = [], []
         for p in pictures:
@@ -153,7 +153,7 @@ class Stage2Stage:
         self.prompt, self.pool, self.count, self.passes = prompt, pool, batch, passes
         self.module = nn.ModuleDict({"bridge": bridge, "language": language})
 
-    def batch(self, rng: np.random.Generator, progress: float = 1.0) -> dict:
+    def batch(self, rng: np.random.Generator, progress: float = 1.0, place: int = 0) -> dict:
         items = self.pool.items  # simple pictures first, as long as they fill a batch
         most = max(2 + int(4 * progress / SIMPLE), int(np.sort(items)[self.count - 1]))
         simple = np.flatnonzero(items <= most)
@@ -261,7 +261,7 @@ class Stage2Stage:
         soft = self.soft_tokens(batch)
         answers = self.answers(batch)
         weights = [torch.full((len(answer),), len(answer) ** -0.5) for answer in answers]
-        logits = self._logits(self.prompts(batch, soft), batch["read"])
+        logits = read_in_buckets(self.language, self.prompts(batch, soft), batch["read"])
         words = F.normalize(self.language.model.get_input_embeddings().weight, dim=-1)
         likeness = (SHARPNESS * F.normalize(soft, dim=-1) @ words.T).float().log_softmax(-1)
         asked = batch["notes"] >= 0
@@ -271,26 +271,13 @@ class Stage2Stage:
             "notes": -0.5 * batch["fading"] * spelled,
         }
 
-    def _logits(self, prompts: list[Tensor], answers: list[Tensor]) -> list[Tensor]:
-        """The language model's `answer_logits`, sequences of like length read together: padded to
-        the longest dialogue of a batch, most of what is computed would be padding."""
-        lengths = [len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]
-        order = sorted(range(len(lengths)), key=lengths.__getitem__)
-        logits: dict[int, Tensor] = {}
-        for start in range(0, len(order), BUCKET):
-            bucket = order[start : start + BUCKET]
-            read = self.language.answer_logits(
-                [prompts[i] for i in bucket], [answers[i] for i in bucket]
-            )
-            logits.update(zip(bucket, read, strict=True))
-        return [logits[i] for i in range(len(order))]
-
     @torch.no_grad()
     def right(self, batch: dict) -> list[bool]:
         """Whether each turn's greedy answer is exactly the right one: it is if and only if every
         token is the likeliest after the right ones before it."""
         answers = self.answers(batch)
-        logits = self._logits(self.prompts(batch, self.soft_tokens(batch)), answers)
+        prompts = self.prompts(batch, self.soft_tokens(batch))
+        logits = read_in_buckets(self.language, prompts, answers)
         return [
             bool((row.argmax(-1) == answer).all())
             for row, answer in zip(logits, answers, strict=True)

@@ -42,7 +42,9 @@ class VisionStage:
         self.module = nn.ModuleDict({"vision": model, "head": DenseHead(model.config.hidden_size)})
         self.module.to(memory_format=torch.channels_last)  # convolutions are faster so
 
-    def batch(self, rng: np.random.Generator, progress: float) -> dict[str, Tensor]:
+    def batch(
+        self, rng: np.random.Generator, progress: float = 1.0, place: int = 0
+    ) -> dict[str, Tensor]:
         rows = [self.example(rng, progress) for _ in range(self.count)]
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 

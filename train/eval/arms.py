@@ -78,7 +78,7 @@ def majority(cases: list[Case]) -> list[str]:
 
     It knows how often each answer is right in these very data, which no model does. Where choices
     differ from case to case, a right one would give itself away by being there: then the other
-    cases alone are counted, and a coin is tossed where none of the choices is ever right in them.
+    pictures alone are counted, and a coin is tossed where none of the choices is ever right there.
     """
     rights = [Counter({case.right: 1.0} if case.right else shares(case.answers)) for case in cases]
     counts: Counter[str] = Counter()
@@ -87,10 +87,13 @@ def majority(cases: list[Case]) -> list[str]:
     best = counts.most_common(1)[0][0] if counts else ""
     if len({frozenset(case.choices) for case in cases}) == 1:
         return [best] * len(cases)
-    answers = []
+    here: dict[str, Counter[str]] = {}
     for case, right in zip(cases, rights, strict=True):
+        here.setdefault(case.picture.key, Counter()).update(right)
+    answers = []
+    for case in cases:
         coin = {c: hashlib.sha256(f"{case.id} {c}".encode()).digest() for c in case.choices}
-        others = {c: round(counts[c] - right[c], 9) for c in case.choices}
+        others = {c: round(counts[c] - here[case.picture.key][c], 9) for c in case.choices}
         answers.append(max(case.choices, key=lambda c: (others[c], coin[c]), default=best))
     return answers
 

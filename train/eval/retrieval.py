@@ -247,14 +247,14 @@ def matched_ranks(
         if record["system"] != system:
             continue
         image = numbers[record["id"]]
-        logits = dict(zip(record["texts"], record["scores"], strict=True))
+        texts, logits = np.array(record["texts"]), np.array(record["scores"])  # texts ascending
         candidates = found.texts[image]
-        own = np.array([logits[int(text)] for text in candidates]) + found.text_cosines[image]
+        own = logits[np.searchsorted(texts, candidates)] + found.text_cosines[image]
         order = candidates[np.argsort(-own, kind="stable")]
         places = np.flatnonzero(gallery.owner[order] == image)
         text_ranks[image] = places[0] if len(places) else -1
-        for text, logit in logits.items():
-            by_image[text, found.images[text] == image] = logit
+        rows, columns = np.nonzero(found.images[texts] == image)
+        by_image[texts[rows], columns] = logits[rows]
     total = by_image + found.image_cosines
     order = np.take_along_axis(found.images, np.argsort(-total, axis=1, kind="stable"), axis=1)
     return text_ranks, ranks(order, lambda text, image: gallery.owner[text] == image)

@@ -8,6 +8,7 @@ import torch
 
 from adapters.build import build
 from qformer.contracts import LoupeError
+from train import states
 from train.embedded.evaluate import TARGETS, evaluate, f1, iou
 from train.scenes.dialogue import painted_scene
 from train.scenes.questions import TYPES
@@ -99,12 +100,9 @@ def test_scores():
     assert iou(a, b) == pytest.approx(1 / 3)
 
 
-def test_stage_1_of_another_bridge_is_refused(trained, tmp_path):
-    file = trained.folder / "stage1" / "trainer.pt"
-    whole = file.read_bytes()
-    state = torch.load(file)
-    state["module"].pop("bridge.qformer.query_tokens")
-    torch.save(state, file)
+def test_stage_1_of_another_bridge_is_refused(trained, monkeypatch):
+    state = states.trained_module(trained.folder / "stage1")
+    state.pop("bridge.qformer.query_tokens")
+    monkeypatch.setattr("train.embedded.pipeline.trained_module", lambda folder: state)
     with pytest.raises(LoupeError, match="stage 1 does not fit the bridge"):
         trained.stage2()
-    file.write_bytes(whole)

@@ -1,16 +1,11 @@
 """A small COCO-like data set, and a tiny random model to ask about it."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 import tiny
+from PIL import Image
 
 from adapters.rle import encode_rle
 

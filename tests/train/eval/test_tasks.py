@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from train.data.pictures import FilePicture
 from train.data.sample import Tally
 from train.data.source import DataConfig
 from train.eval import arms, scoring
@@ -18,7 +19,8 @@ SHARED = Path("../shared/data")
 
 
 def case(id="1", answers=("dog",), choices=(), right="", **extra):
-    return Case(id, None, "what is this?", answers, choices=choices, right=right, extra=extra)
+    picture = FilePicture(Path(f"{id}.png"))
+    return Case(id, picture, "what is this?", answers, choices=choices, right=right, extra=extra)
 
 
 def cases_of(task, path, **more):

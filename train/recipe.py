@@ -1,0 +1,127 @@
+"""The TOML file of `loupe train`: what is trained, from which parts, on which data, how long."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from adapters.config import PartConfig, TokenizerConfig
+from qformer.bridge import BridgeConfig
+from qformer.contracts import Decoding, LoupeError
+from qformer.momentum import MomentumConfig
+from qformer.prompt import PromptConfig
+from train.config import read_config
+from train.data.source import DataConfig
+from train.features import Augment, CacheConfig
+from train.loop import LoopConfig
+
+STAGES = ("stage1", "stage2", "instruct")
+
+
+@dataclass(frozen=True)
+class StartConfig:
+    """Where training starts. checkpoint: "embedded", or a Loupe checkpoint's folder; or the frozen
+    parts by name: vision and language (kind and path as in a checkpoint's config.json) and the
+    Q-Former's tokenizer, which also replace a checkpoint's. bert: a BERT folder or hub id whose
+    weights the Q-Former starts from."""
+
+    checkpoint: str = ""
+    vision: PartConfig | None = None
+    language: PartConfig | None = None
+    tokenizer: TokenizerConfig | None = None
+    bert: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.checkpoint and self.vision is None:
+            raise LoupeError(
+                'start names nothing: give start.checkpoint="embedded" or another, or start.vision '
+                "and start.language"
+            )
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """LoRA on the language model (rsLoRA, arXiv 2312.03732). alpha: 0 for 2 * rank. targets: names
+    of its layers, by default all linear ones but the head."""
+
+    rank: int = 16
+    alpha: int = 0
+    targets: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise LoupeError(f"lora.rank={self.rank} must be at least 1; leave out [lora] for none")
+
+
+@dataclass(frozen=True)
+class Trains:
+    """What learns, besides LoRA: the bridge (Q-Former, projection, region upgrade), and the vision
+    encoder, which is then saved with the checkpoint."""
+
+    bridge: bool = True
+    vision: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """stage: "stage1" (Q-Former alone: match and write captions), "stage2" (captions through the
+    language model) or "instruct" (questions too, also about regions). output: the run's folder.
+    validate: data that is never learned, for loop.evaluate_every; evaluated: pictures of it. turns:
+    texts or questions of a picture in a step. text_tokens: of a caption in stage 1. bad_share: of
+    samples that may be bad. dtype: of the frozen parts; quantize: the language model's linear
+    layers in fewer bits (QLoRA, arXiv 2305.14314). momentum: ALBEF's teacher, for stage 1."""
+
+    stage: Literal["stage1", "stage2", "instruct"]
+    start: StartConfig
+    data: tuple[DataConfig, ...]
+    loop: LoopConfig
+    output: str = "runs/train"
+    validate: tuple[DataConfig, ...] = ()
+    evaluated: int = 500
+    shown: int = 12
+    turns: int = 4
+    text_tokens: int = 32
+    bad_share: float = 0.1
+    trains: Trains = field(default_factory=Trains)
+    lora: LoraConfig | None = None
+    quantize: Literal["int8", "nf4"] | None = None
+    momentum: MomentumConfig | None = None
+    bridge: BridgeConfig | None = None
+    prompt: PromptConfig | None = None
+    decoding: Decoding | None = None
+    cache: CacheConfig = field(default_factory=lambda: CacheConfig("runs/features"))
+    augment: Augment = field(default_factory=Augment)
+    domain: str | None = None
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise LoupeError("there are no data: add a [[data]] table with format and path")
+        if self.turns < 1 or self.evaluated < 1:
+            raise LoupeError(f"turns={self.turns} and evaluated={self.evaluated} must be 1 or more")
+        if not 0 <= self.bad_share <= 1:
+            raise LoupeError(f"bad_share={self.bad_share:g} must lie between 0 and 1")
+        if self.loop.evaluate_every and not self.validate:
+            raise LoupeError(
+                f"evaluate_every={self.loop.evaluate_every} needs data to evaluate on: add a "
+                "[[validate]] table, or set loop.evaluate_every=0"
+            )
+        if self.stage == "stage1" and self.lora:
+            raise LoupeError("stage1 has no language model: leave out [lora]")
+        if self.momentum and self.stage != "stage1":
+            raise LoupeError(f"[momentum] teaches stage1, and this is {self.stage}: leave it out")
+        if self.quantize and not self.lora:
+            raise LoupeError(f"quantize={self.quantize} trains a LoRA on top: add [lora]")
+        if self.stage == "stage1" and self.loop.batch * self.turns < 2:
+            raise LoupeError(
+                f"loop.batch={self.loop.batch} with turns={self.turns}: stage1 contrasts texts and "
+                "needs at least two in a batch"
+            )
+        if not (self.trains.bridge or self.trains.vision or self.lora):
+            raise LoupeError("nothing is trained: set trains.bridge=true or add [lora]")
+
+
+def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
+    return read_config(Recipe, path, changes)

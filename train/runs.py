@@ -1,0 +1,219 @@
+"""A recipe made into a run: its stage, how that is evaluated, and what is left at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from qformer.assistant import Assistant, AssistantConfig
+from qformer.contracts import Decoding, LoupeError
+from train.asks import Wording
+from train.data.draw import Drawn, Listed, open_mixture
+from train.data.readers import read
+from train.data.sample import Picture, Sample, Tally, Turn
+from train.features import Sight
+from train.page import Shown, mark, write_page
+from train.parts import open_parts, prompt_of, save_parts
+from train.recipe import Recipe
+from train.stages import AnswerStage, SampleStage, TextStage, caption_of
+
+
+def captions_only(sample: Sample) -> Sample | None:
+    turns = tuple(turn for turn in sample.turns if not turn.question)
+    return dataclasses.replace(sample, turns=turns, dialogue=False) if turns else None
+
+
+def everything(sample: Sample) -> Sample | None:
+    return sample
+
+
+class Training:
+    """What `fit` trains by a recipe. say: where progress goes."""
+
+    def __init__(self, recipe: Recipe, say: Callable[[str], None] = print) -> None:
+        self.recipe, self.say = recipe, say
+        self.parts = open_parts(recipe)
+        self.tally = Tally(recipe.bad_share)
+        wanted = everything if recipe.stage == "instruct" else captions_only
+        seed = recipe.loop.seed
+        mixture = open_mixture(recipe.data, wanted, self.tally, seed)
+        self.valid: list[Drawn] = []
+        for config in recipe.validate:
+            kept = (wanted(sample) for sample in read(config, self.tally))
+            drawn = Listed((sample for sample in kept if sample is not None), seed)
+            most = min(recipe.evaluated, len(drawn))
+            self.valid += [drawn.at(place) for place in range(most)]
+        if recipe.validate and not self.valid:
+            raise LoupeError("[[validate]] holds nothing this stage can be evaluated on")
+        sight = Sight(self.parts.vision, recipe.cache, recipe.augment, recipe.trains.vision)
+        if sight.cache is None and recipe.cache.folder:
+            why = "augmentation changes them" if recipe.augment.any else "the encoder trains"
+            say(f"features are not cached: {why}")
+        self.stage = self._stage(mixture, sight)
+        self._choose_what_trains()
+        self.module = self.stage.module
+        self.batch, self.losses = self.stage.batch, self.stage.losses
+
+    def _stage(self, mixture, sight: Sight) -> SampleStage:
+        recipe, parts = self.recipe, self.parts
+        count, turns = recipe.loop.batch, recipe.turns
+        if recipe.stage == "stage1":
+            stage = TextStage(
+                parts.bridge, parts.tokenizer, mixture, sight, self.tally, count, turns,
+                recipe.text_tokens, recipe.momentum,
+            )  # fmt: skip
+            if parts.heads is not None:  # the Q-Former's weights are the bridge's already
+                stage.module["stage1"].load_state_dict(parts.heads.state_dict())
+            if "momentum" in stage.module:  # the teacher starts as the student does
+                stage.module["momentum"].follow(stage.student, at_once=True)
+            return stage
+        wording = Wording(
+            prompt_of(recipe, parts.kept), parts.bridge.config, parts.language, parts.tokenizer
+        )
+        return AnswerStage(
+            parts.bridge, parts.language, wording, mixture, sight, self.tally, count, turns
+        )
+
+    def _choose_what_trains(self) -> None:
+        self.parts.bridge.requires_grad_(self.recipe.trains.bridge)
+        if self.recipe.trains.vision:
+            self.parts.vision.requires_grad_(True)
+
+    # ---- evaluation ----------------------------------------------------------------------------
+
+    def _batches(self) -> Iterator[tuple[list, list]]:
+        """(seen, prepared) of the validation pictures, some at a time."""
+        stage = self.stage
+        for start in range(0, len(self.valid), stage.count):
+            ready = [stage.ready(one, None) for one in self.valid[start : start + stage.count]]
+            good = [one for one in ready if one is not None]
+            if good:
+                seen = [one for one, _ in good]
+                stage.sight.encode(seen)
+                yield seen, [prepared for _, prepared in good]
+
+    def evaluate(self) -> dict[str, float]:
+        """Of answers: the share whose every token is the likeliest after the right ones before it,
+        so that greedy decoding writes exactly them, and the loss. Of texts: the losses."""
+        totals: dict[str, float] = {}
+        weight = 0
+        for seen, prepared in self._batches():
+            if isinstance(self.stage, AnswerStage):
+                logits, answers = self.stage.logits(self.stage.ask(seen, prepared))
+                right = [
+                    bool((row.argmax(-1) == answer).all())
+                    for row, answer in zip(logits, answers, strict=True)
+                ]
+                scores = {"right": sum(right), "loss": cross_entropy(logits, answers)}
+                weight += len(right)
+            else:
+                batch = self.stage.match(seen, prepared)
+                if len(set(batch["same"].tolist())) < 2:
+                    continue  # nothing to contrast
+                losses = {n: float(v.detach()) for n, v in self.stage.losses(batch).items()}
+                scores = {
+                    n: v * len(seen) for n, v in ({"score": -sum(losses.values())} | losses).items()
+                }
+                weight += len(seen)
+            for name, value in scores.items():
+                totals[name] = totals.get(name, 0.0) + value
+        if not weight:
+            raise LoupeError("no validation picture can be used: `loupe data check` says why")
+        return {name: value / weight for name, value in totals.items()}
+
+    def show(self, folder: Path, step: int) -> None:
+        """A page of answers to validation questions, as the chat would give them."""
+        if not isinstance(self.stage, AnswerStage):
+            return
+        picked = (
+            (picture, samples[number % len(samples)])
+            for number, (picture, samples) in enumerate(self.valid)
+        )
+        shown = islice((self._shown(*one) for one in picked), self.recipe.shown)
+        head = f"<p>Step {step}. Green: as expected; red: not.</p>"
+        write_page(folder / f"step-{step:08d}.html", f"Answers at step {step}", head, shown)
+
+    def assistant(self) -> Assistant:
+        """The parts as they are now, to ask."""
+        parts, kept = self.parts, self.parts.kept
+        decoding = self.recipe.decoding or (kept.decoding if kept else Decoding())
+        config = AssistantConfig(prompt_of(self.recipe, kept), decoding)
+        return Assistant(parts.vision, parts.bridge, parts.language, None, config, parts.tokenizer)
+
+    @torch.no_grad()
+    def _shown(self, picture: Picture, sample: Sample) -> Shown:
+        view = self.assistant().encode(picture.load())
+        region_masks: list[Tensor] = []
+        lines = []
+        conversation = view.converse()
+        for turn in sample.turns[:4]:
+            if not sample.dialogue:
+                conversation = view.converse()
+            try:
+                masks = [sample.areas[area].region_mask(view.size) for area in turn.areas]
+                regions = [
+                    view.region(m, f"region {a + 1}")
+                    for m, a in zip(masks, turn.areas, strict=True)
+                ]
+                if turn.question:
+                    answer = "".join(conversation.ask(turn.question, regions))
+                else:
+                    answer = view.caption(regions[0] if regions else None)
+            except LoupeError as error:
+                answer, masks = str(error), []
+            region_masks = masks or region_masks
+            lines.append(answer_line(turn, answer))
+        return Shown(sample.id, view.image, region_masks, lines)
+
+    # ---- what is left --------------------------------------------------------------------------
+
+    def describe(self) -> list[str]:
+        """What is about to happen, before it does."""
+        recipe = self.recipe
+        trained = [p for p in self.module.parameters() if p.requires_grad]
+        frozen = [p for p in self.module.parameters() if not p.requires_grad]
+        pictures = sum(len(one) for one in self.stage.mixture.sets if isinstance(one, Listed))
+        bad = f", {self.tally.bad} bad samples left out" if self.tally.bad else ""
+        return [
+            f"{recipe.stage}: {count(trained)} parameters train, {count(frozen)} are frozen; "
+            f"{pictures} pictures{bad}"
+        ]
+
+    def report(self) -> list[str]:
+        """How the data were, at the end."""
+        return [
+            f"{times} samples left out: {reason} ({', '.join(self.tally.examples[reason])})"
+            for reason, times in self.tally.reasons.most_common(5)
+        ]
+
+    def keep(self, folder: Path) -> None:
+        save_parts(self.parts, self.recipe, folder, self.stage)
+
+
+def count(parameters: list[torch.nn.Parameter]) -> str:
+    """ "1.2M" """
+    total = sum(p.numel() for p in parameters)
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if total >= size:
+            return f"{total / size:.1f}{letter}"
+    return str(total)
+
+
+def cross_entropy(logits: list[Tensor], answers: list[Tensor]) -> float:
+    """Of each answer its mean over tokens, summed over answers."""
+    return sum(
+        float(torch.nn.functional.cross_entropy(row.float(), answer))
+        for row, answer in zip(logits, answers, strict=True)
+    )
+
+
+def answer_line(turn: Turn, answer: str) -> str:
+    expected = caption_of(turn, None)
+    right = answer.strip().lower() in {a.strip().lower() for a in turn.answers}
+    line = f"{mark(turn.question or 'caption:')} {mark(answer, 'learned' if right else 'wrong')}"
+    return line if right else f"{line} (expected: {mark(expected)})"

@@ -1,0 +1,310 @@
+"""The two ways a bridge learns from samples: to match and write texts, and to answer.
+
+`TextStage` is BLIP-2's stage 1, `AnswerStage` its stage 2 and all instruction tuning. Both take
+what they see from a `Source` of pictures and do the rest as any stage of train/loop.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from adapters.language import answer_loss
+from qformer.bridge import Bridge, PassRows
+from qformer.contracts import LoupeError, TextTokenizer
+from qformer.momentum import Features, Momentum, MomentumConfig, momentum_itc_loss, teach
+from qformer.qformer import ImageMemory
+from qformer.stage1 import Stage1
+from train.asks import AreaKey, Placed, Visit, Wording, collate, place_areas, prompt_of
+from train.data.draw import Drawn, Mixture
+from train.data.sample import BadSampleError, Sample, Tally, Turn
+from train.features import Seen, Sight
+
+BUCKET = 48  # sequences the language model reads at once
+TRIES = 100  # pictures in place of one that cannot be used
+STRIPPED = re.compile(r'[.!"()*#:;~]')  # from captions, as LAVIS does
+MOST_WORDS = 50  # of a caption
+
+
+def read_in_buckets(
+    language: Any, prompts: Sequence[Tensor], answers: Sequence[Tensor], bucket: int = BUCKET
+) -> list[Tensor]:
+    """The language model's `answer_logits`, sequences of like length read together: padded to the
+    longest of a batch, most of what is computed would be padding."""
+    lengths = [len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    logits: dict[int, Tensor] = {}
+    for start in range(0, len(order), bucket):
+        chosen = order[start : start + bucket]
+        read = language.answer_logits([prompts[i] for i in chosen], [answers[i] for i in chosen])
+        logits.update(zip(chosen, read, strict=True))
+    return [logits[i] for i in range(len(order))]
+
+
+def rows_to(rows: PassRows, device: torch.device) -> PassRows:
+    moved = {
+        name: value.to(device) for name, value in vars(rows).items() if isinstance(value, Tensor)
+    }
+    return replace(rows, **moved)
+
+
+class SampleStage:
+    """What both share: pictures by their place, bad ones counted and replaced.
+
+    count: pictures of a batch. turns: what is learned of each, at most.
+    """
+
+    def __init__(
+        self, mixture: Mixture, sight: Sight, tally: Tally, count: int, turns: int
+    ) -> None:
+        self.mixture, self.sight, self.tally = mixture, sight, tally
+        self.count, self.turns = count, turns
+
+    def draw(self, rng: np.random.Generator, place: int) -> tuple[list[Seen], list[Any]]:
+        """`count` pictures, each with what `prepared` makes of it. Raises LoupeError where too
+        many are bad."""
+        ready = []
+        for number in range(self.count):
+            found, tries = self.mixture.at(place + number), 0
+            while (one := self.ready(found, rng)) is None:
+                tries += 1
+                if tries > TRIES:
+                    raise LoupeError(
+                        f"{TRIES} pictures in a row cannot be used, {found[0].key} the last: look "
+                        "at the data with `loupe data check`"
+                    )
+                found = self.mixture.other(rng)
+            ready.append(one)
+        seen = [one for one, _ in ready]
+        self.sight.encode(seen)
+        return seen, [prepared for _, prepared in ready]
+
+    def ready(self, found: Drawn, rng: np.random.Generator | None) -> tuple[Seen, Any] | None:
+        """What is learned of a picture, drawn anew; all of it, and the picture as it is, without a
+        generator. None where it cannot be used."""
+        picture, samples = found
+        with self.tally.use(picture.key):
+            seen = self.sight.look(picture, rng)
+            prepared = self.prepared(samples, seen, rng)
+            if prepared:
+                self.tally.ok()
+                return seen, prepared
+        return None
+
+    def prepared(self, samples: list[Sample], seen: Seen, rng: np.random.Generator | None) -> Any:
+        """What is learned of a picture; nothing where all of it is bad."""
+        raise NotImplementedError
+
+    def chosen(
+        self, samples: list[Sample], rng: np.random.Generator | None
+    ) -> list[tuple[Sample, int]]:
+        """What is said about a picture, (sample, turn) each, in random order."""
+        every = [(sample, n) for sample in samples for n in range(len(sample.turns))]
+        return every if rng is None else [every[i] for i in rng.permutation(len(every))]
+
+    @property
+    def patches(self) -> int:
+        return self.sight.vision.grid[0] * self.sight.vision.grid[1]
+
+    def placed(self, sample: Sample, areas: Iterable[int], seen: Seen) -> dict[AreaKey, Placed]:
+        return place_areas(sample, areas, seen.size, self.sight.vision.grid)
+
+
+def caption_of(turn: Turn, rng: np.random.Generator | None) -> str:
+    """Of a caption any, of a question the first answer; the first of all without a generator."""
+    if turn.question or rng is None:
+        return turn.answers[0]
+    return turn.answers[int(rng.integers(len(turn.answers)))]
+
+
+class AnswerStage(SampleStage):
+    """The language model answers what is asked about pictures and regions, through the bridge.
+
+    module: the bridge, the language model (of which LoRA trains, if attached) and the vision
+    encoder where it trains.
+    """
+
+    def __init__(
+        self, bridge: Bridge, language: Any, wording: Wording, mixture: Mixture, sight: Sight,
+        tally: Tally, count: int, turns: int,
+    ) -> None:  # fmt: skip
+        super().__init__(mixture, sight, tally, count, turns)
+        self.bridge, self.language, self.wording = bridge, language, wording
+        self.module = nn.ModuleDict({"bridge": bridge, "language": language})
+        if sight.trained:
+            self.module["vision"] = sight.vision
+
+    def batch(self, rng: np.random.Generator, progress: float = 0.0, place: int = 0) -> dict:
+        return self.ask(*self.draw(rng, place))
+
+    def ask(self, seen: Sequence[Seen], visits: Sequence[Visit]) -> dict:
+        pad = self.bridge.config.qformer.pad_id
+        return {"pictures": self.sight.stack(seen), "asked": collate(visits, self.patches, pad)}
+
+    def prepared(
+        self, samples: list[Sample], seen: Seen, rng: np.random.Generator | None
+    ) -> Visit | None:
+        visit = Visit([])
+        for sample, number in self.chosen(samples, rng):
+            if len(visit.asks) == self.turns and rng is not None:
+                break
+            with self.tally.use(sample.id):
+                ask = self.wording.ask(sample, number, caption_of(sample.turns[number], rng))
+                areas = {area for said in ask for _, area in said.regions}
+                visit.areas |= self.placed(sample, areas, seen)
+                visit.asks.append(ask)
+        return visit if visit.asks else None
+
+    def soft_tokens(self, batch: dict) -> list[tuple[Tensor, ...]]:
+        """Of each group of pictures, its rows: (queries, language width) each."""
+        image_embeds = self.sight.embeds(batch["pictures"])
+        soft = []
+        for group in batch["asked"].groups:
+            memory = self.bridge.remember(image_embeds[group.pictures])
+            rows = rows_to(group.rows, image_embeds.device)
+            soft.append(self.bridge.project(self.bridge.query(memory, rows)).unbind())
+        return soft
+
+    def logits(self, batch: dict) -> tuple[list[Tensor], list[Tensor]]:
+        """What was predicted at each place of each answer, and the answers."""
+        soft, asks = self.soft_tokens(batch), batch["asked"].asks
+        prompts = [prompt_of(self.language, ask, tokens, soft) for ask, tokens in asks]
+        answers = [torch.tensor(ask[-1].answer, device=self.language.device) for ask, _ in asks]
+        return read_in_buckets(self.language, prompts, answers), answers
+
+    def losses(self, batch: dict) -> dict[str, Tensor]:
+        """Cross entropy; an answer counts as the square root of its length, so that long ones do
+        not drown the short."""
+        logits, answers = self.logits(batch)
+        weights = [torch.full((len(a),), len(a) ** -0.5) for a in answers]
+        return {"answer": answer_loss(logits, answers, weights)}
+
+
+class TextStage(SampleStage):
+    """Stage 1 (ITC, ITM, ITG): captions for pictures, descriptions for their regions.
+
+    bridge: one that does not read questions (instruct=false). turns: texts a picture, exactly; a
+    picture with fewer says the same again. most: tokens of a text. momentum: see momentum.py.
+    """
+
+    def __init__(
+        self, bridge: Bridge, tokenizer: TextTokenizer, mixture: Mixture, sight: Sight,
+        tally: Tally, count: int, turns: int, most: int = 32,
+        momentum: MomentumConfig | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(mixture, sight, tally, count, turns)
+        self.bridge, self.tokenizer, self.most = bridge, tokenizer, most
+        stage1 = Stage1(bridge.qformer)
+        self.module = nn.ModuleDict({"bridge": bridge, "stage1": stage1})
+        self.student = Features(bridge.qformer, stage1.vision_projection, stage1.text_projection)
+        if momentum is not None:
+            shape = bridge.config.qformer
+            self.module["momentum"] = Momentum(
+                momentum, self.student, shape.num_queries, shape.itc_size
+            )
+        if sight.trained:
+            self.module["vision"] = sight.vision
+
+    def prepared(
+        self, samples: list[Sample], seen: Seen, rng: np.random.Generator | None
+    ) -> list[tuple[str, str, Placed | None]] | None:
+        """(text, what it describes, area) each."""
+        told: list[tuple[str, str, Placed | None]] = []
+        for sample, number in self.chosen(samples, rng):
+            if len(told) == self.turns:
+                break
+            turn = sample.turns[number]
+            with self.tally.use(sample.id):
+                text = plain(caption_of(turn, rng))
+                if not self.tokenizer(text):
+                    raise BadSampleError("a caption has no tokens")
+                area = None
+                if turn.areas:
+                    (area,) = self.placed(sample, turn.areas[:1], seen).values()
+                told.append((text, text if turn.areas else sample.picture.key, area))
+        return (told * self.turns)[: self.turns] if told else None
+
+    def batch(self, rng: np.random.Generator, progress: float = 0.0, place: int = 0) -> dict:
+        return self.match(*self.draw(rng, place))
+
+    def match(self, seen: Sequence[Seen], told: Sequence[list]) -> dict:
+        flat = [one for texts in told for one in texts]
+        rows = PassRows.whole(len(flat), self.patches)
+        for n, (_, _, area) in enumerate(flat):
+            if area is not None:
+                rows.patch_coverage[n], rows.geometry[n] = area
+                rows.is_region[n] = True
+        config = self.bridge.config
+        end = [] if config.end_id is None else [config.end_id]
+        room = self.most - 1 - len(end)
+        ids = [
+            torch.tensor([config.qformer.cls_id, *self.tokenizer(text)[:room], *end])
+            for text, _, _ in flat
+        ]
+        return {
+            "pictures": self.sight.stack(seen),
+            "rows": rows,
+            "input_ids": pad_sequence(ids, True, config.qformer.pad_id),
+            "attention_mask": pad_sequence([torch.ones_like(i) for i in ids], batch_first=True),
+            "same": same_targets([(text, what) for text, what, _ in flat]),
+        }
+
+    def losses(self, batch: dict) -> dict[str, Tensor]:
+        image_embeds = self.sight.embeds(batch["pictures"])
+        device = image_embeds.device
+        memory = self.bridge.remember(image_embeds)
+        inputs = self.bridge.inputs(memory, rows_to(batch["rows"], device))
+        texts = {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
+        contrast = None
+        if "momentum" in self.module and self.module.training:
+            contrast = self._contrast(memory, inputs, texts)
+        return self.module["stage1"].losses(
+            inputs.pop("memory"),
+            **texts,
+            same=batch["same"].to(device),
+            contrast=contrast,
+            **inputs,
+        )
+
+    def _contrast(self, memory: ImageMemory, inputs: dict, texts: dict[str, Tensor]):
+        momentum: Momentum = self.module["momentum"]
+        momentum.follow(self.student)
+        asked = {name: inputs.get(name) for name in ("query_embeds", "patch_bias")}
+        teacher = teach(momentum, self.student, memory.image_embeds, **asked, **texts)
+
+        def contrast(rows: Tensor, said: Tensor, same: Tensor) -> Tensor:
+            temperature = self.module["stage1"].temperature
+            return momentum_itc_loss(momentum, (rows, said), teacher, same, temperature)
+
+        return contrast
+
+
+def plain(caption: str) -> str:
+    """As BLIP-2 reads captions: lower case, no punctuation, at most 50 words."""
+    return " ".join(STRIPPED.sub(" ", caption.lower()).split()[:MOST_WORDS])
+
+
+def same_targets(rows: Sequence[tuple[str, str]]) -> Tensor:
+    """(N,) numbers, equal where rows have the same text or describe the same thing; the same on
+    every process. rows: (text, what it describes)."""
+    leader: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while leader.setdefault(name, name) != name:
+            name = leader[name]
+        return name
+
+    for text, what in rows:
+        one, other = find(f"text {text}"), find(f"of {what}")
+        leader[max(one, other)] = min(one, other)
+    names = [find(f"text {text}").encode() for text, _ in rows]
+    numbers = [int.from_bytes(hashlib.sha256(name).digest()[:7], "big") for name in names]
+    return torch.tensor(numbers)
