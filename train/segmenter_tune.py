@@ -226,7 +226,10 @@ def main(argv: Sequence[str]) -> int:
         raise LoupeError(f"{segmenter.family} takes no clicks: tune another segmenter")
     stage = TuneStage(segmenter, learned, arguments.batch, arguments.rounds)
     config = LoopConfig(
-        arguments.steps, arguments.batch, arguments.lr, warmup=min(100, arguments.steps // 10)
+        steps=arguments.steps,
+        batch=arguments.batch,
+        lr=arguments.lr,
+        warmup=min(100, arguments.steps // 10),
     )
     print(f"{len(learned)} masks to learn, {len(held)} to measure on", flush=True)
     before = stage.measure(held[:200])
