@@ -169,7 +169,7 @@ def add_to_dataset(
     file: Path, name: str, size: tuple[int, int], region_masks: Sequence[Tensor]
 ) -> int:
     """Corrected regions of a picture into a COCO file, in place of what it says of that picture.
-    Returns the annotations it now holds. `loupe train segmenter` learns from such files."""
+    Returns the annotations it now holds."""
     held = read_dataset(file) if file.exists() else dataset([])
     names = {image["id"]: image for image in held["images"]}
     pictures = [
