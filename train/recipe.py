@@ -68,7 +68,8 @@ class Trains:
 class Recipe:
     """stage: "stage1" (Q-Former alone: match and write captions), "stage2" (captions through the
     language model) or "instruct" (questions too, also about regions). output: the run's folder.
-    validate: data that is never learned, for loop.evaluate_every; evaluated: pictures of it. turns:
+    validate: data for loop.evaluate_every; evaluated: pictures of it. learn_validated: whether its
+    pictures are learned where the data hold them too (data sets repeat pictures). turns:
     texts or questions of a picture in a step. text_tokens: of a caption in stage 1. bad_share: of
     samples that may be bad. dtype: of the frozen parts; quantize: the language model's linear
     layers in fewer bits (QLoRA, arXiv 2305.14314). momentum: ALBEF's teacher, for stage 1."""
@@ -80,6 +81,7 @@ class Recipe:
     output: str = "runs/train"
     validate: tuple[DataConfig, ...] = ()
     evaluated: int = 500
+    learn_validated: bool = False
     shown: int = 12
     turns: int = 4
     text_tokens: int = 32

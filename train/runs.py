@@ -43,11 +43,15 @@ class Training:
         seed = recipe.loop.seed
         mixture = open_mixture(recipe.data, wanted, self.tally, seed)
         self.valid: list[Drawn] = []
+        held_out: set[str] = set()
         for config in recipe.validate:
             kept = (wanted(sample) for sample in read(config, self.tally))
             drawn = Listed((sample for sample in kept if sample is not None), seed)
             most = min(recipe.evaluated, len(drawn))
             self.valid += [drawn.at(place) for place in range(most)]
+            for picture, _ in () if recipe.learn_validated else drawn.drawn:
+                with self.tally.use(picture.key):
+                    held_out.add(picture.digest())
         if recipe.validate and not self.valid:
             raise LoupeError("[[validate]] holds nothing this stage can be evaluated on")
         sight = Sight(self.parts.vision, recipe.cache, recipe.augment, recipe.trains.vision)
@@ -55,6 +59,7 @@ class Training:
             why = "augmentation changes them" if recipe.augment.any else "the encoder trains"
             say(f"features are not cached: {why}")
         self.stage = self._stage(mixture, sight)
+        self.stage.held_out = held_out
         self._choose_what_trains()
         self.module = self.stage.module
         self.batch, self.losses = self.stage.batch, self.stage.losses
@@ -186,7 +191,8 @@ class Training:
 
     def report(self) -> list[str]:
         """How the data were, at the end."""
-        return [
+        both = len(self.stage.both)
+        return [f"{both} pictures are validated on too: not learned"] * bool(both) + [
             f"{times} samples left out: {reason} ({', '.join(self.tally.examples[reason])})"
             for reason, times in self.tally.reasons.most_common(5)
         ]

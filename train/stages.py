@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -59,14 +59,18 @@ def rows_to(rows: PassRows, device: torch.device) -> PassRows:
 class SampleStage:
     """What both share: pictures by their place, bad ones counted and replaced.
 
-    count: pictures of a batch. turns: what is learned of each, at most.
+    count: pictures of a batch. turns: what is learned of each, at most. held_out: digests of the
+    pictures that are validated on; data sets repeat pictures, and these are never learned.
     """
+
+    held_out: Collection[str] = ()
 
     def __init__(
         self, mixture: Mixture, sight: Sight, tally: Tally, count: int, turns: int
     ) -> None:
         self.mixture, self.sight, self.tally = mixture, sight, tally
         self.count, self.turns = count, turns
+        self.both: set[str] = set()  # pictures met that are held out
 
     def draw(self, rng: np.random.Generator, place: int) -> tuple[list[Seen], list[Any]]:
         """`count` pictures, each with what `prepared` makes of it. Raises LoupeError where too
@@ -77,9 +81,11 @@ class SampleStage:
             while (one := self.ready(found, rng)) is None:
                 tries += 1
                 if tries > TRIES:
+                    why = "look at the data with `loupe data check`"
+                    if len(self.both) > TRIES // 2 or not self.tally.bad:
+                        why = "they are validated on too: give [[data]] others than [[validate]]"
                     raise LoupeError(
-                        f"{TRIES} pictures in a row cannot be used, {found[0].key} the last: look "
-                        "at the data with `loupe data check`"
+                        f"{TRIES} pictures in a row cannot be used, {found[0].key} the last: {why}"
                     )
                 found = self.mixture.other(rng)
             ready.append(one)
@@ -92,6 +98,9 @@ class SampleStage:
         generator. None where it cannot be used."""
         picture, samples = found
         with self.tally.use(picture.key):
+            if rng is not None and self.held_out and picture.digest() in self.held_out:
+                self.both.add(picture.key)
+                return None
             seen = self.sight.look(picture, rng)
             prepared = self.prepared(samples, seen, rng)
             if prepared:

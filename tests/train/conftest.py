@@ -48,6 +48,7 @@ def recipe_of(tiny_folder, little_data, tmp_path):
             stage = "{stage}"
             output = "{tmp_path / "run"}"
             turns = 3
+            learn_validated = true
             {extra}
             [start]
             checkpoint = "{tiny_folder("loupe")}"

@@ -187,7 +187,7 @@ def test_every_shipped_recipe_runs_dry_on_tiny_parts(file, tiny_folder, little_d
     changes = [f"output={tmp_path / 'run'}", "bad_share=1.0", "turns=2"]
     changes += [f"cache.folder={tmp_path / 'features'}"] if recipe.cache.folder else []
     data = f'[{{format = "folder", path = "{little_data}"}}]'
-    changes += [f"data={data}", f"validate={data}"]
+    changes += [f"data={data}", f"validate={data}", "learn_validated=true"]
     vision = f'start.vision={{kind="hf", path="{tiny_folder("vit")}"}}'
     words = f'start.tokenizer={{path="{tiny_folder("llama")}"}}'
     language = f'start.language={{kind="decoder", path="{tiny_folder("llama")}"}}'

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,8 +30,6 @@ def train(recipe):
 
 
 def recipe_folder(recipe):
-    from pathlib import Path
-
     return Path(recipe.output)
 
 
@@ -204,6 +203,22 @@ def test_bad_samples_are_counted_and_replaced(recipe_of, little_data, tmp_path):
     training.stage.tally = training.stage.tally.__class__(0.1, least=5)
     with pytest.raises(LoupeError, match="samples are bad, more than bad_share"):
         fit(training, recipe.loop, tmp_path / "stops", silent)
+
+
+def test_a_picture_that_is_validated_on_is_never_learned(recipe_of, tmp_path):
+    valid = tmp_path / "valid.jsonl"  # its content is that of 3.png too
+    valid.write_text('{"image": "0.png", "question": "what colour?", "answer": "red"}')
+    apart = [f"validate.0.path={valid}", "learn_validated=false"]
+    recipe = recipe_of(
+        "instruct", *apart, f"validate.0.images={recipe_of('instruct').data[0].path}/images"
+    )
+    training = train(recipe)
+    assert {Path(key).name for key in training.stage.both} == {"0.png", "3.png"}
+    (line,) = training.report()
+    assert line == "2 pictures are validated on too: not learned"
+    nothing_left = recipe_of("instruct", "learn_validated=false")
+    with pytest.raises(LoupeError, match=r"validated on too: give \[\[data\]\] others"):
+        fit(Training(nothing_left, silent), nothing_left.loop, tmp_path / "stops", silent)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ READERS: dict[str, Callable[[DataConfig, Tally], Iterator[Sample]]] = {
     "easy-vqa": questions.read_easy_vqa,
     "shapes": questions.read_shapes,
     "shapes-relabelled": shapes.read_relabelled,
+    "shapes-where": shapes.read_where,
     "nlvr": questions.read_nlvr,
     "shapeworld": questions.read_shapeworld,
     "karpathy": benchmarks.read_karpathy,

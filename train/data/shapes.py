@@ -2,13 +2,14 @@
 
 A picture is 3 x 3 cells, each empty or with a circle, square or triangle, red, green or blue. A
 question is "is a NOUN NOUN" or "is a NOUN RELATION ... a NOUN", and a relation means the cell
-beside (Andreas et al., "Neural module networks", arXiv 1511.02799). Each question is also asked as
-"where is ...": who answers that knows why it is yes or no, which a bare yes or no teaches slowly.
+beside (Andreas et al., "Neural module networks", arXiv 1511.02799). Asked as "where is ..." it
+teaches faster: a place says which cells the answer came from, a yes or no does not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -26,7 +27,6 @@ PLACES = (
     *("left", "centre", "right"),
     *("bottom left", "bottom", "bottom right"),
 )  # the embedded default's own words
-NOWHERE = "nothing"
 CELL, DARK = 10, 40  # pixels a side; grey levels below which a cell is empty
 FLAT = 0.04  # an outer product's second singular value, against the first; circles have 0.1
 LOW = 4.9  # pixel row below which a triangle's weight lies; a circle's lies in the middle, 4.5
@@ -35,35 +35,44 @@ Grids = dict[str, np.ndarray]  # noun -> bool (pictures, 3, 3), the cells it is 
 
 
 def read_relabelled(config: DataConfig, tally: Tally) -> Iterator[Sample]:
-    """path: NAME.npz, or its folder and split=NAME. answers: the questions, a line each."""
-    file = config.inside(f"{config.split or 'train_small'}.npz")
-    lines = config.second("train_large_questions_unique.txt").read_text(encoding="utf-8")
-    pictures = array_of(file)
-    grids = read_grids(pictures)
-    asked: list[tuple[str, tuple[str, ...], np.ndarray]] = []
-    for question in filter(None, map(str.strip, lines.splitlines())):
-        with tally.row(question):
-            cells = hits(question, grids)
-            asked.append((question, ("yes", "no"), cells))
-            asked.append((f"where {question}", (), cells))
-    asked += [(f"where is {noun}", (), hits(noun, grids)) for noun in SIMPLE]
-    for number in range(len(pictures)):
+    """Every question about every picture, yes or no.
+
+    path: NAME.npz, or its folder and split=NAME. answers: the questions, a line each.
+    """
+    file, asked, grids = ask_all(config, tally)
+    for number in range(len(grids["red"])):
         turns = tuple(
-            Turn(question, (yes_or_no(cells[number]) if choices else places(cells[number]),),
-                 choices=choices)
-            for question, choices, cells in asked
-        )  # fmt: skip
+            Turn(question, ("yes" if cells[number].any() else "no",), choices=("yes", "no"))
+            for question, cells in asked
+        )
         yield Sample(f"{file.stem}/{number}", ArrayPicture(file, number), turns)
 
 
-def yes_or_no(cells: np.ndarray) -> str:
-    return "yes" if cells.any() else "no"
+def read_where(config: DataConfig, tally: Tally) -> Iterator[Sample]:
+    """The same questions as "where is ...", and "where is a NOUN": those that a single cell of the
+    picture answers."""
+    file, asked, grids = ask_all(config, tally)
+    asked += [(f"is {noun}", hits(noun, grids)) for noun in SIMPLE]
+    for number in range(len(grids["red"])):
+        turns = tuple(
+            Turn(f"where {question}", (PLACES[cells[number].argmax()],))
+            for question, cells in asked
+            if cells[number].sum() == 1
+        )
+        if turns:
+            yield Sample(f"{file.stem}/{number}", ArrayPicture(file, number), turns)
 
 
-def places(cells: np.ndarray) -> str:
-    """The names of the cells (3, 3) that are true, row by row."""
-    named = [place for place, true in zip(PLACES, cells.flat, strict=True) if true]
-    return ", ".join(named) or NOWHERE
+def ask_all(config: DataConfig, tally: Tally) -> tuple[Path, list[tuple[str, np.ndarray]], Grids]:
+    """The pictures' file, each question with its hits in all of them, and what is in the cells."""
+    file = config.inside(f"{config.split or 'train_small'}.npz")
+    questions = config.second("train_large_questions_unique.txt")
+    grids = read_grids(array_of(file))
+    asked = []
+    for question in filter(None, map(str.strip, questions.read_text("utf-8").splitlines())):
+        with tally.row(question):
+            asked.append((question, hits(question, grids)))
+    return file, asked, grids
 
 
 def hits(question: str, grids: Grids) -> np.ndarray:

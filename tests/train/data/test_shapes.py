@@ -1,16 +1,19 @@
 """SHAPES relabelled: cells are read from pixels, questions answered from cells."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from qformer.contracts import LoupeError
+from train.config import CONFIGS
 from train.data.readers import read
 from train.data.sample import BadSampleError, Tally
-from train.data.shapes import hits, places, read_grids
+from train.data.shapes import PLACES, hits, read_grids
 from train.data.source import DataConfig
+from train.recipe import read_recipe
 
 SHAPES = Path(__file__).parents[4] / "shared" / "data" / "shapes"
 COLOURS = {"red": 0, "green": 1, "blue": 2}
@@ -46,21 +49,22 @@ def test_cells_are_read_from_pixels():
 @pytest.mark.parametrize(
     ("question", "where"),
     [
-        ("is a red shape a circle", "top left"),
-        ("is a circle red", "top left"),
-        ("is a circle above a green shape", "top"),
-        ("is a red shape above a green shape", "nothing"),  # two cells away is not above
-        ("is a square below a circle", "centre"),
-        ("is a square right of below a red shape", "centre"),
-        ("is a circle left of above a square", "top left"),
-        ("is a circle left of right of a circle", "top left, top"),
-        ("is a triangle above above a circle", "nothing"),
-        ("a circle", "top left, top"),
+        ("is a red shape a circle", ["top left"]),
+        ("is a circle red", ["top left"]),
+        ("is a circle above a green shape", ["top"]),
+        ("is a red shape above a green shape", []),  # two cells away is not above
+        ("is a square below a circle", ["centre"]),
+        ("is a square right of below a red shape", ["centre"]),
+        ("is a circle left of above a square", ["top left"]),
+        ("is a circle left of right of a circle", ["top left", "top"]),
+        ("is a triangle above above a circle", []),
+        ("a circle", ["top left", "top"]),
     ],
 )
 def test_a_relation_means_the_cell_beside(question, where):
     grids = read_grids(painted(a1=("red", "circle"), a2=("blue", "circle"), b2=("green", "square")))
-    assert places(hits(question, grids)[0]) == where
+    cells = hits(question, grids)[0]
+    assert [place for place, hit in zip(PLACES, cells.flat, strict=True) if hit] == where
 
 
 @pytest.mark.parametrize("question", ["", "is a dog above a cat", "is a circle near a square"])
@@ -69,20 +73,28 @@ def test_other_questions_are_refused(question):
         hits(question, read_grids(painted()))
 
 
-def test_every_picture_is_asked_every_question_and_where(tmp_path):
-    np.savez(tmp_path / "mine.npz", images=painted(a1=("red", "circle")))
-    (tmp_path / "asked.txt").write_text("is a circle red\nis a dog red\n\nis a circle blue\n")
-    tally = Tally()
-    config = DataConfig(
-        "shapes-relabelled", str(tmp_path), split="mine", answers=str(tmp_path / "asked.txt")
-    )
-    (sample,) = read(config, tally)
-    answers = {turn.question: turn.answers[0] for turn in sample.turns}
-    assert answers["is a circle red"] == "yes"
-    assert answers["where is a circle red"] == "top left"
-    assert answers["is a circle blue"] == "no"
-    assert answers["where is a circle blue"] == answers["where is a square"] == "nothing"
+def answers(format: str, folder: Path) -> tuple[dict[str, str], Tally]:
+    (folder / "asked.txt").write_text("is a circle red\nis a dog red\n\nis a circle blue\n")
+    picture = painted(a1=("red", "circle"), a2=("green", "square"), c3=("red", "square"))
+    np.savez(folder / "mine.npz", images=picture)
+    asked, tally = str(folder / "asked.txt"), Tally()
+    (sample,) = read(DataConfig(format, str(folder), split="mine", answers=asked), tally)
+    return {turn.question: turn.answers[0] for turn in sample.turns}, tally
+
+
+def test_every_picture_is_asked_every_question(tmp_path):
+    answered, tally = answers("shapes-relabelled", tmp_path)
+    assert answered == {"is a circle red": "yes", "is a circle blue": "no"}
     assert tally.bad == 1  # the dog
+
+
+def test_where_is_asked_where_one_cell_answers(tmp_path):
+    answered, _ = answers("shapes-where", tmp_path)
+    assert answered == {
+        "where is a circle red": "top left",
+        "where is a circle": "top left",
+        "where is a green shape": "top",
+    }  # neither where there is none (blue) nor where there are two (squares, red shapes)
 
 
 def test_pictures_of_another_size_are_refused(tmp_path):
@@ -101,6 +113,23 @@ def test_the_official_answers_come_out(name):
         row = json.loads(line)
         cells = hits(row["question"], grids)[row["index"]]
         assert cells.any() == (row["answer"] == "true"), row
+
+
+@pytest.mark.skipif(not SHAPES.is_dir(), reason="the real data are not here")
+def test_the_recipe_learns_no_question_that_it_is_validated_on():
+    recipe = read_recipe(CONFIGS / "shapes.toml")
+    learned, asked = (
+        {
+            turn.question
+            for config in configs
+            for sample in read(replace(config, path=str(SHAPES)))
+            for turn in sample.turns
+        }
+        for configs in (recipe.data, recipe.validate)
+    )
+    assert len(learned) > 400
+    assert len(asked) == 16
+    assert not learned & asked
 
 
 def test_the_parts_of_a_data_set_share_no_picture_and_lose_none():
