@@ -309,6 +309,8 @@ def inside(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         # A mean of values none of which is positive is not positive; cubic resizes are no means.
         reached = (matrix[:, positive.any(axis)] != 0).any(1).nonzero()
         means = bool(matrix.min() >= 0)
+        if means and not len(reached):  # what is positive is not read at all: a picture of a pixel
+            return region_mask
         window.append(slice(int(reached[0]), int(reached[-1]) + 1) if means else slice(None))
     down, across = window
     region_mask[down, across] = grow(logits, rows[down], columns[across]) > 0
