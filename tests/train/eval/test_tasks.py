@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from adapters.peers import PEERS
 from train.data.pictures import FilePicture
 from train.data.sample import Tally
 from train.data.source import DataConfig
@@ -278,7 +279,7 @@ def test_every_shared_file_can_be_asked(task, path, format):
         assert region_mask.any()
 
 
-def test_the_docs_describe_every_task():
+def test_the_docs_describe_every_task_and_peer():
     page = Path("docs/evaluation.md").read_text()
-    for name in TASKS:
+    for name in (*TASKS, *PEERS):
         assert f"`{name}`" in page
