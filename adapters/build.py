@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -23,6 +22,7 @@ from adapters.published import (
     open_retrieval,
 )
 from adapters.registry import LANGUAGE_MODELS, SEGMENTERS, VISION_ENCODERS
+from adapters.segmenters import AUTO, HUB_ID, default_name, open_segmenter
 from adapters.tokenizer import open_tokenizer
 from adapters.weights import Source
 from qformer.assistant import Assistant, AssistantConfig
@@ -30,7 +30,6 @@ from qformer.contracts import CheckpointError
 from qformer.retrieval import Ranker
 
 EMBEDDED = Path(__file__).parent / "embedded" / "loupe"
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def build(
@@ -49,8 +48,9 @@ def build(
     model: "embedded", the folder of a Loupe checkpoint, the folder or hub id of a published BLIP-2
     or InstructBLIP, or a LAVIS .pth of stage 2, with the vision and language (folders or hub ids)
     it was trained with, and the tokenizer of its Q-Former if that reads the question. segmenter:
-    another one than the checkpoint's own, by folder or hub id; a published model has none. dtype:
-    of the frozen parts, whatever they are stored in; the bridge computes in float32. quantize:
+    another one than the checkpoint's own, by short name, folder or hub id (adapters/segmenters.py);
+    a published model has none of its own and gets "auto". dtype: of the frozen parts, whatever they
+    are stored in; the bridge computes in float32. quantize:
     the language model's linear layers. device_map: "auto" spreads the language model over all
     GPUs and the CPU; the rest goes to the first GPU. Raises CheckpointError if a file is missing
     or damaged, or the memory too small.
@@ -58,6 +58,8 @@ def build(
     if device_map and torch.device(device).type == "cpu" and torch.cuda.is_available():
         device = "cuda:0"
     placement = Placement(str(device), quantize, device_map)
+    if segmenter == AUTO:
+        segmenter = default_name(device)
     if str(model).endswith(lavis.SUFFIXES):
         if vision is None or language is None:
             raise CheckpointError(
@@ -65,7 +67,9 @@ def build(
                 "it was trained with (--vision, --language)"
             )
         parts = lavis.open_lavis(Path(model), vision, language, dtype, tokenizer, placement)
-        return placed(published_assistant(parts, segmenter, dtype), placement)
+        return placed(
+            published_assistant(parts, segmenter or default_name(device), dtype), placement
+        )
     if vision is not None or language is not None:
         raise CheckpointError(f"{model} brings its own frozen parts: leave out vision and language")
     source, settings = find(model)
@@ -76,7 +80,7 @@ def build(
         )
     if settings.get("model_type") in PUBLISHED:
         parts = open_published(source, settings["model_type"], dtype, placement=placement)
-        assistant = published_assistant(parts, segmenter, dtype)
+        assistant = published_assistant(parts, segmenter or default_name(device), dtype)
     elif "vision" in settings and isinstance(source, Path):
         assistant = open_checkpoint(source, segmenter, dtype, placement)
     else:
@@ -152,10 +156,8 @@ def find(model: str | Path) -> tuple[Source, dict[str, Any]]:
     return folder, read_json(folder / CONFIG)
 
 
-def published_assistant(
-    parts: Published, segmenter: str | Path | None, dtype: torch.dtype
-) -> Assistant:
-    segments = None if segmenter is None else open_segmenter(segmenter, dtype)
+def published_assistant(parts: Published, segmenter: str | Path, dtype: torch.dtype) -> Assistant:
+    segments = open_segmenter(segmenter, dtype)
     config = AssistantConfig(parts.prompt, PRESETS["chat"])
     return Assistant(parts.vision, parts.bridge, parts.language, segments, config, parts.tokenizer)
 
@@ -208,18 +210,6 @@ def open_part(
     if placement is not None:
         options["placement"] = placement
     return registry[chosen.kind](locate(folder, chosen.path), dtype, chosen.revision, **options)
-
-
-def open_segmenter(source: str | Path, dtype: torch.dtype = torch.float32) -> Any:
-    """A segmenter by its folder or hub id, of the kind its config.json says."""
-    if not Path(source).is_dir() and not HUB_ID.fullmatch(str(source)):
-        raise CheckpointError(f"there is no folder {source}: give a segmenter's folder or hub id")
-    kind = read_settings(source, CONFIG).get("model_type")
-    if kind not in SEGMENTERS:
-        raise CheckpointError(
-            f"{source} is a {kind!r} model; as segmenters these are known: {', '.join(SEGMENTERS)}"
-        )
-    return SEGMENTERS[kind](source, dtype)
 
 
 def locate(folder: Path, path: str) -> Source:

@@ -77,7 +77,7 @@ class Parts:
         padded = np.zeros((height, width + 1), np.int8)
         padded[:, :width] = inside
         # A run starts where the value rises and stops where it falls; the last column is empty.
-        change = np.flatnonzero(np.diff(padded.ravel(), prepend=np.int8(0)))
+        change = np.flatnonzero(np.diff(padded.ravel(), prepend=np.int8(0))).astype(np.int32)
         self.starts, self.stops = change[::2], change[1::2]
         self.labels = connect(self.starts, self.stops, width + 1)
         self.areas = np.bincount(self.labels, weights=self.stops - self.starts).astype(np.int64)

@@ -11,7 +11,11 @@ from typing import Any
 
 from adapters.language_decoder import DecoderLanguageModel
 from adapters.language_encoder_decoder import EncoderDecoderLanguageModel
-from adapters.segmenter_sam import SamSegmenter
+from adapters.segmenter_efficientsam import EfficientSamSegmenter
+from adapters.segmenter_mobilesam import MobileSamSegmenter
+from adapters.segmenter_sam import SamHqSegmenter, SamSegmenter
+from adapters.segmenter_sam2 import EdgeTamSegmenter, Sam2Segmenter
+from adapters.segmenter_sam3 import Sam3Segmenter, Sam3TrackerSegmenter
 from adapters.vision import open_clip, open_eva, open_vision_encoder
 
 VISION_ENCODERS: dict[str, Callable[..., Any]] = {
@@ -26,4 +30,15 @@ LANGUAGE_MODELS: dict[str, Callable[..., Any]] = {
 }
 SEGMENTERS: dict[str, Callable[..., Any]] = {  # by the model_type of their config.json
     "sam": SamSegmenter.open,
+    "sam_hq": SamHqSegmenter.open,
+    "sam2": Sam2Segmenter.open,
+    "sam2_video": Sam2Segmenter.open,
+    "sam3": Sam3Segmenter.open,
+    "sam3_video": Sam3Segmenter.open,
+    "sam3_tracker": Sam3TrackerSegmenter.open,
+    "sam3_tracker_video": Sam3TrackerSegmenter.open,
+    "efficientsam": EfficientSamSegmenter.open,
+    "mobilesam": MobileSamSegmenter.open,
+    "edgetam": EdgeTamSegmenter.open,
+    "edgetam_video": EdgeTamSegmenter.open,
 }

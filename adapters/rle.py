@@ -1,4 +1,4 @@
-"""COCO's ways to write a region mask down, run-length codes and polygons, without pycocotools.
+"""COCO's ways to write a region mask down, run-length codes and polygons.
 
 A run-length code is {"size": [height, width], "counts": ...}: lengths of runs of 0, 1, 0, ... down
 the columns, as a list or packed into COCO's string (six bits a character, every count after the
@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
 from torch import Tensor
 
 from qformer.contracts import RegionError
@@ -79,13 +78,13 @@ def pack(counts: Sequence[int]) -> str:
 
 
 def fill_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Tensor:
-    """Polygons [x0, y0, x1, y1, ...] of one region -> bool (height, width)."""
-    canvas = Image.new("1", (size[1], size[0]))
-    draw = ImageDraw.Draw(canvas)
+    """Polygons [x0, y0, x1, y1, ...] of one region -> bool (height, width), as COCO fills them."""
+    from pycocotools import mask as coco
+
     for corners in polygons:
         if len(corners) < 6 or len(corners) % 2:
             raise RegionError(
                 f"a polygon has {len(corners)} numbers: give x and y of three corners or more"
             )
-        draw.polygon([float(value) for value in corners], fill=1)
-    return torch.from_numpy(np.array(canvas))
+    codes = coco.frPyObjects([[float(v) for v in corners] for corners in polygons], *size)
+    return torch.from_numpy(coco.decode(coco.merge(codes)).astype(bool))

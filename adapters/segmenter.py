@@ -22,7 +22,7 @@ from adapters.vision import Normalisation
 from qformer.contracts import Capabilities, RegionError, Segmentation, SegmentPrompt
 from qformer.proposals import Everything, Proposal
 
-EMBEDDING_LIMIT = 96 * 2**20  # bytes; SAM 2's features of a picture take 17 MB in float32
+EMBEDDING_LIMIT = 192 * 2**20  # bytes; in float32 SAM's takes 4 MB, SAM 2's 17, SAM 3's 132
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class PromptableSegmenter(Frozen):
     ) -> tuple[Tensor, Tensor]:
         """n prompts at once, in pixels of the input: points (n, k, 2), labels (n, k), boxes (n, 4),
         logits (n, h, w), n = 1 for these. Returns low-resolution logits (n, m, h, w) and predicted
-        IoU (n, m), in the model's own order."""
+        IoU (n, m), in the model's own order. Gradients reach the decoder: training calls it."""
         raise NotImplementedError
 
     # What all do alike
@@ -135,7 +135,6 @@ class PromptableSegmenter(Frozen):
             )
         return embedding
 
-    @torch.no_grad()
     def segment(self, embedding: Embedding, prompt: SegmentPrompt) -> Segmentation:
         """Up to three proposals for a lone click, which may mean a part or the whole; else one.
 
@@ -154,6 +153,7 @@ class PromptableSegmenter(Frozen):
         region_masks = torch.stack([self.region_mask(one, embedding) for one in logits])
         return Segmentation(region_masks, scores.clamp(0, 1), logits, prompt, warnings)
 
+    @torch.no_grad()
     def asked(
         self, embedding: Embedding, prompt: SegmentPrompt, several: bool
     ) -> tuple[Tensor, Tensor]:
@@ -244,6 +244,7 @@ class PromptableSegmenter(Frozen):
         rows, columns = self.sides(embedding, logits)
         return clean(inside(logits, rows, columns), self.cleanup)
 
+    @torch.no_grad()
     def everything(
         self,
         image: Tensor,
@@ -308,6 +309,8 @@ def inside(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         # A mean of values none of which is positive is not positive; cubic resizes are no means.
         reached = (matrix[:, positive.any(axis)] != 0).any(1).nonzero()
         means = bool(matrix.min() >= 0)
+        if means and not len(reached):  # what is positive is not read at all: a picture of a pixel
+            return region_mask
         window.append(slice(int(reached[0]), int(reached[-1]) + 1) if means else slice(None))
     down, across = window
     region_mask[down, across] = grow(logits, rows[down], columns[across]) > 0

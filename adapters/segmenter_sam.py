@@ -10,9 +10,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from adapters.folder import Source, open_model, read_settings
+from adapters.folder import open_model, read_settings
 from adapters.segmenter import Embedding, PromptableSegmenter
 from adapters.vision import Normalisation
+from adapters.weights import Source
 from qformer.contracts import Capabilities, CheckpointError
 
 
@@ -54,7 +55,6 @@ class SamSegmenter(PromptableSegmenter):
     def features(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         return (self.model.get_image_embeddings(pixel_values),)
 
-    @torch.no_grad()
     def decode(
         self,
         embedding: Embedding,

@@ -69,7 +69,36 @@ def regions_of(command: argparse.ArgumentParser, masks: bool = True) -> None:
                        dest="regions", help="a region: the thing inside this box")  # fmt: skip
     if masks:
         group.add_argument("--mask", metavar="FILE", action=AddRegion, dest="regions",
-                           help="a region: what is bright in this picture")  # fmt: skip
+                           help="a region: what is bright in this picture, or a"
+                           " JSON file of COCO run lengths, polygons or points")  # fmt: skip
+
+
+def everything_of(command: argparse.ArgumentParser) -> None:
+    """SAM's automatic mask generator, under its own names."""
+    group = command.add_argument_group("everything")
+    group.add_argument("--everything", action="store_true", help="find all by a grid of clicks")
+    for name, kind, says in (
+        ("points-per-side", int, "clicks a side (16 on a CPU, 32 on a GPU)"),
+        ("points-per-batch", int, "clicks at once, which sets the memory (8, or 64)"),
+        ("pred-iou-thresh", float, "keep masks of a higher predicted IoU (0.88)"),
+        ("stability-score-thresh", float, "keep masks of a higher stability (0.95)"),
+        ("stability-score-offset", float, "how far the threshold is moved for it (1)"),
+        ("box-nms-thresh", float, "of two boxes that overlap more, keep the better (0.7)"),
+        ("crop-n-layers", int, "look again at 4, 16, ... crops (0)"),
+        ("crop-nms-thresh", float, "as box-nms-thresh, between crops (0.7)"),
+        ("crop-overlap-ratio", float, "how far crops overlap (512/1500)"),
+        ("crop-n-points-downscale-factor", int, "fewer clicks a side on each layer (1)"),
+        ("min-mask-region-area", int, "clean smaller holes and specks (0)"),
+    ):
+        group.add_argument(f"--{name}", metavar="N", type=kind, help=says)
+
+
+def everything_wanted(args: argparse.Namespace) -> Any:
+    """The settings that the options change."""
+    from qformer.proposals import Everything
+
+    given = {name: getattr(args, name) for name in Everything.names()}
+    return Everything(**{name: value for name, value in given.items() if value is not None})
 
 
 def models_of(command: argparse.ArgumentParser) -> None:
@@ -82,7 +111,12 @@ def models_of(command: argparse.ArgumentParser) -> None:
     group.add_argument("--language", metavar="L", help="... and its language model's")
     group.add_argument("--tokenizer", metavar="T", help="... and, for InstructBLIP's, that of its"
                        " Q-Former (bert-base-uncased)")  # fmt: skip
-    group.add_argument("--segmenter", metavar="S", help="another segmenter's folder or hub id")
+    group.add_argument(
+        "--segmenter",
+        metavar="S",
+        help="another segmenter: a short name (see"
+        " loupe segmenters), a folder, a hub id, or auto for the best default",
+    )
     group.add_argument("--device", default="cpu", help="cpu, cuda, mps (%(default)s)")
     dtype_of(group)
     group.add_argument("--quantize", choices=["int8", "nf4"], help="the language model's linear"

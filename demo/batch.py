@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapters.images import load_image, load_region_mask
+from adapters.coco import read_region
+from adapters.images import load_image
 from demo.arguments import shown
 from qformer.assistant import Assistant
 from qformer.contracts import LoupeError, QuestionError, RegionError
@@ -32,15 +33,24 @@ def region(view: View, wanted: Any, number: int, folder: Path = Path()) -> Regio
     """Region `number` as the user describes it. RegionError where that describes none.
 
     wanted: {"points": [[x, y, 1 or 0], ...]}, {"box": [x0, y0, x1, y1]}, both, or
-    {"mask": file}; files are looked up in `folder`, then in the current one.
+    {"mask": file} (see adapters/coco.py); files are looked up in `folder`, then in the current one.
     """
+    return regions(view, wanted, number, folder)[0]
+
+
+def regions(
+    view: View, wanted: Any, number: int, folder: Path = Path(), every: bool = False
+) -> list[Region]:
+    """As `region`; every: all readings of it, best first."""
     if not isinstance(wanted, dict) or not wanted or not set(wanted) <= set(REGION_KEYS):
         raise RegionError(f'a region is {{"points"}}, {{"box"}} or {{"mask"}}, not {shown(wanted)}')
     name = f"region {number}"
     if "mask" in wanted:
         if len(wanted) > 1 or not isinstance(wanted["mask"], str):
             raise RegionError('{"mask": file} stands alone and names a file')
-        return view.region(load_region_mask(find(wanted["mask"], folder), view.size), name)
+        wanted = read_region(find(wanted["mask"], folder), view.size)
+        if not isinstance(wanted, dict):
+            return [view.region(wanted, name)]
     points = wanted.get("points", ())
     if not isinstance(points, Sequence) or not all(is_row(point, 3) for point in points):
         raise RegionError(f'"points" is a list of [x, y, 1 or 0], not {shown(points)}')
@@ -48,7 +58,16 @@ def region(view: View, wanted: Any, number: int, folder: Path = Path()) -> Regio
     if box is not None and not is_row(box, 4):
         raise RegionError(f'"box" is [x0, y0, x1, y1], not {shown(box)}')
     found = view.segment([tuple(point) for point in points], None if box is None else tuple(box))
-    return view.region(found.region_masks[0], name, float(found.scores[0]))
+    for warning in found.warnings:
+        print(f"loupe: note: {warning}", file=sys.stderr)
+    readings = list(zip(found.region_masks, found.scores.tolist(), strict=True))
+    if not every:
+        return [view.region(readings[0][0], name, readings[0][1])]
+    return [
+        view.region(region_mask, f"{name} reading {reading}", score)
+        for reading, (region_mask, score) in enumerate(readings, 1)
+        if region_mask.any()
+    ]
 
 
 def described(one: Region) -> dict:

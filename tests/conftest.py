@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import tiny_segmenters
 import torch
 
 
@@ -18,13 +19,14 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory) -> Callable[[str], Path]:
-    """tiny_folder("llama"): the folder of one builder of tests/tiny.py, made once, not to be
-    changed."""
+    """tiny_folder("llama"): the folder of one builder of tests/tiny.py or tiny_segmenters.py, made
+    once, not to be changed."""
     made: dict[str, Path] = {}
 
     def folder(name: str) -> Path:
         if name not in made:
-            made[name] = getattr(tiny, name)(tmp_path_factory.mktemp(name))
+            build = getattr(tiny, name, None) or getattr(tiny_segmenters, name)
+            made[name] = build(tmp_path_factory.mktemp(name))
         return made[name]
 
     return folder

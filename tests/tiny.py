@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tiny_segmenters import sam
 
 TEXT = [
     "a small red circle at the left, a big dotted blue star next to the green house.",
@@ -282,41 +283,6 @@ def t5(folder: Path) -> Path:
     return save(T5ForConditionalGeneration(config), folder)
 
 
-def sam(folder: Path) -> Path:
-    from transformers import SamConfig, SamModel
-
-    torch.manual_seed(0)
-    config = SamConfig(
-        vision_config={
-            "hidden_size": 24,
-            "output_channels": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": 64,
-            "patch_size": 8,
-            "window_size": 3,
-            "global_attn_indexes": [1],
-            "mlp_dim": 48,
-            "num_pos_feats": 16,
-            "initializer_range": 0.1,
-        },
-        prompt_encoder_config={
-            "hidden_size": 32,
-            "image_size": 64,
-            "patch_size": 8,
-            "image_embedding_size": 8,
-        },
-        mask_decoder_config={
-            "hidden_size": 32,
-            "mlp_dim": 48,
-            "num_attention_heads": 2,
-            "iou_head_hidden_dim": 32,
-        },
-    )
-    config.initializer_range = 0.1
-    return save(SamModel(config), folder, preprocessor=True)
-
-
 # Builder above -> the entry of its registry that opens the folder.
 VISION = {
     "vit": "hf",
@@ -334,7 +300,16 @@ LANGUAGE = {
     **dict.fromkeys(("llama", "opt", "qwen", "smollm", "gemma"), "decoder"),
     "t5": "encoder-decoder",
 }
-SEGMENTER = {"sam": "sam"}
+SEGMENTER = {
+    "sam": "sam",
+    "sam_hq": "sam_hq",
+    "sam2": "sam2",
+    "sam3": "sam3",
+    "sam3_video": "sam3_video",
+    "sam3_tracker": "sam3_tracker",
+    "efficientsam": "efficientsam",
+    "mobilesam": "mobilesam",
+}
 
 
 def loupe(root: Path, instruct: bool = True, lora: bool = False) -> Path:

@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   torchrun --nproc_per_node=8 -m train.cli my.toml     on eight devices
   loupe train my.toml --push me/my-model               upload it at the end, nothing frozen
   loupe train embedded                                 the embedded default, from nothing
+  loupe train segmenter --help                         tune a segmenter on masks in COCO form
 
 then
   loupe chat --model runs/mine/checkpoint"""
@@ -32,6 +33,10 @@ def main(argv: Sequence[str]) -> int:
         from train.embedded.cli import main as embedded
 
         return embedded(argv[1:])
+    if list(argv[:1]) == ["segmenter"]:
+        from train.segmenter_tune import main as tune
+
+        return tune(argv[1:])
     parser = argparse.ArgumentParser(
         prog="loupe train", description=DESCRIPTION, epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

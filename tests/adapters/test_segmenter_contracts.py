@@ -8,7 +8,9 @@ from adapters.registry import SEGMENTERS
 from qformer.contracts import RegionError, SegmentPrompt, StoppedError
 from qformer.proposals import Everything
 
-every_segmenter = pytest.mark.parametrize("name", tiny.SEGMENTER)
+every_segmenter = pytest.mark.parametrize("name", [n for n in tiny.SEGMENTER if n != "sam3"])
+with_text = pytest.mark.parametrize("name", ["sam", "sam3", "sam3_video"])
+# A SAM 3 folder without its tracker takes no clicks: test_segmenters.py has what it does.
 ALL = Everything(points_per_side=3, pred_iou_thresh=0, stability_score_thresh=0)
 
 
@@ -52,6 +54,8 @@ def test_earlier_logits_refine(part, name, image):
     segmenter = part(name)
     embedding = segmenter.encode(image)
     before = segmenter.segment(embedding, CLICK)
+    if not segmenter.capabilities.logits:
+        pytest.skip("reads no logits")
     again = SegmentPrompt(CLICK.points, logits=before.logits[0])
     after = segmenter.segment(embedding, again)
     assert after.logits.shape == (1, *before.logits.shape[1:])
@@ -143,7 +147,7 @@ def test_a_prompt_it_was_not_trained_for_is_refused_or_warned_about(part, name, 
         assert warned == (not able_to)
 
 
-@every_segmenter
+@with_text
 def test_text_is_found_or_refused(part, name, image):
     segmenter = part(name)
     if segmenter.capabilities.text:

@@ -1,0 +1,137 @@
+"""`loupe segment --everything`: what a segmenter finds by itself, in a picture or a folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adapters import coco, draw
+from adapters.images import load_image
+from qformer.contracts import LoupeError
+from qformer.proposals import Everything, Proposal
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif")
+FAILED, DATASET = "failed.jsonl", "instances.json"
+
+log = logging.getLogger(__name__)
+
+
+class Progress:
+    """A line on standard error that renews itself; on anything but a terminal, nothing."""
+
+    def __init__(self, before: str = "") -> None:
+        self.before = before
+
+    def __call__(self, done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            end = "\n" if done == total and not self.before else ""
+            text = f"\r{self.before}{done}/{total} clicks"
+            print(text, end=end, file=sys.stderr, flush=True)
+
+
+def picture(segmenter: Any, image: torch.Tensor, settings: Everything, before: str = "") -> list:
+    """All proposals of one picture, its progress on standard error."""
+    with torch.no_grad():
+        return segmenter.everything(image.to(segmenter.device), settings, Progress(before))
+
+
+def report(
+    name: str, image: torch.Tensor, found: list[Proposal], settings: Everything, form: str
+) -> dict[str, Any]:
+    """What is written of a picture: SAM's records, masks in COCO's form."""
+    asked = {key: getattr(settings, key) for key in Everything.names()}
+    return {
+        "image": name,
+        "size": [image.shape[0], image.shape[1]],
+        "settings": asked,
+        "annotations": [{"id": n, **coco.record(one, form)} for n, one in enumerate(found, 1)],
+    }
+
+
+def overlay(image: torch.Tensor, found: list[Proposal]) -> Any:
+    """The picture with its proposals numbered, the largest underneath."""
+    numbered = sorted(enumerate(found, 1), key=lambda pair: -pair[1].area)
+    regions = ((number, one.region_mask.numpy()) for number, one in numbered)
+    return draw.overlay(image.cpu().numpy(), regions)
+
+
+def folder(
+    source: Path,
+    out: Path,
+    segmenter: Callable[[], Any],
+    settings: Everything,
+    form: str = "rle",
+) -> dict[str, int]:
+    """Every picture below `source`, a JSON each below `out`, and all as one COCO data set.
+
+    A picture whose JSON is there is not looked at again, so a run that was stopped resumes. One
+    that fails is counted and named in failed.jsonl, and the run goes on. Returns the counts.
+    """
+    files = sorted(pictures(source, out))
+    if not files:
+        raise LoupeError(f"{source} holds no picture: give a folder with {', '.join(ENDINGS[:4])}")
+    counts = {"pictures": len(files), "done": 0, "before": 0, "failed": 0, "masks": 0}
+    opened: Any = None
+    failures: list[dict[str, str]] = []
+    for number, file in enumerate(files, 1):
+        name = file.relative_to(source)
+        target = out / name.with_name(name.name + ".json")
+        if target.exists():
+            counts["before"] += 1
+            continue
+        before = f"{number}/{len(files)} pictures, {counts['failed']} failed: "
+        try:
+            image = load_image(file)
+            opened = opened or segmenter()
+            found = picture(opened, image, settings, before)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            coco.write_json(target, report(str(name), image, found, settings, form))
+            counts["done"] += 1
+        except LoupeError as error:
+            failures.append({"image": str(name), "error": str(error)})
+        except Exception as error:  # one picture must not lose the rest
+            log.exception("%s failed", name)
+            failures.append({"image": str(name), "error": type(error).__name__})
+        counts["failed"] = len(failures)
+        if not sys.stderr.isatty() and number % 20 == 0:
+            print(before.rstrip(": "), file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    if opened is None and len(failures) == len(files):
+        raise LoupeError(f"no picture of {source} could be read: {failures[0]['error']}")
+    out.mkdir(parents=True, exist_ok=True)
+    coco.write(out / FAILED, lambda to: to.writelines(json_line(one) for one in failures))
+    whole = coco.dataset(written(source, out, files))
+    coco.write_json(out / DATASET, whole)
+    counts["masks"] = len(whole["annotations"])
+    return counts
+
+
+def pictures(source: Path, out: Path) -> Iterator[Path]:
+    """The pictures below a folder, those of the results left out."""
+    for file in source.rglob("*"):
+        if file.suffix.lower() in ENDINGS and file.is_file() and out not in file.parents:
+            yield file
+
+
+def written(source: Path, out: Path, files: list[Path]) -> Iterator[tuple]:
+    """What the results say of each picture, as `coco.dataset` takes it."""
+    for file in files:
+        name = file.relative_to(source)
+        target = out / name.with_name(name.name + ".json")
+        if target.exists():
+            try:
+                held = json.loads(target.read_text(encoding="utf-8"))
+                yield str(name), tuple(held["size"]), held["annotations"]
+            except (ValueError, KeyError, TypeError):
+                raise LoupeError(f"{target} is damaged: remove it and run again") from None
+
+
+def json_line(values: dict) -> bytes:
+    return (json.dumps(values, ensure_ascii=False) + "\n").encode()
