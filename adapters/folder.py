@@ -12,7 +12,7 @@ import torch
 
 from adapters import memory, quantize
 from adapters.memory import Placement, Shapes
-from adapters.weights import Source, WeightFiles
+from adapters.weights import Source, WeightFiles, not_here
 from qformer.contracts import CheckpointError
 
 HERE = Placement()
@@ -54,10 +54,7 @@ def read_settings(source: Source, name: str, revision: str | None = None) -> dic
     except (OSError, ValueError):
         path = None
     if path is None:
-        raise CheckpointError(
-            f"{source!r} is neither a folder here nor a model the hub gave: check the name, or, "
-            "without a network, copy the model's files into a folder and give that"
-        )
+        raise CheckpointError(not_here(source))
     return read_json(Path(path))
 
 

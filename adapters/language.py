@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, Self
@@ -58,7 +59,9 @@ class HuggingFaceLanguageModel(Frozen):
         from transformers.modeling_layers import GradientCheckpointingLayer
 
         told = {"use_reentrant": False}
-        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=told)
+        with warnings.catch_warnings():  # peft and transformers are renaming it
+            warnings.simplefilter("ignore", FutureWarning)
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=told)
         self._recomputed = [
             one for one in self.model.modules() if isinstance(one, GradientCheckpointingLayer)
         ]

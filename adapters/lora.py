@@ -6,6 +6,7 @@ arXiv 2106.09685; rank-stabilised scaling (rsLoRA): arXiv 2312.03732.
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ def attach(
     alpha: by default 2 * rank. The update is scaled by alpha / sqrt(rank). targets: only the layers
     whose names end so ("q_proj"). Raises CheckpointError if no layer is called so.
     """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it; kernels it misses
     from peft import LoraConfig, get_peft_model
 
     names = [name for name, _ in language.model.named_modules()]
@@ -56,6 +58,7 @@ def attach(
 
 def resume(language: Any, folder: Path) -> list[nn.Parameter]:
     """Put a saved LoRA on a freshly loaded LanguageModel, to train on. Returns its parameters."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from peft import PeftModel
 
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from adapters.folder import Source, is_folder, quiet, read_json
+from adapters.weights import not_here
 from qformer.contracts import CheckpointError
 
 
@@ -111,6 +112,8 @@ def open_tokenizer(source: Source, revision: str | None = None, subfolder: str =
             )
             return HubTokenizer(tokenizer)
     except Exception as error:  # as in open_model
+        if not is_folder(source):
+            raise CheckpointError(not_here(source)) from error
         raise CheckpointError(
             f"the tokenizer of {source} does not open ({type(error).__name__}): "
             "copy the folder again"

@@ -54,6 +54,14 @@ class WeightFiles:
         return name in self._handles
 
 
+def not_here(source: Source) -> str:
+    """What to say of a hub id whose files cannot be had."""
+    return (
+        f"{str(source)!r} is neither a folder here nor a model the hub gave: check the name, or, "
+        "without a network, copy the model's files into a folder and give that"
+    )
+
+
 def weight_files(source: Source, revision: str | None = None) -> list[Path]:
     """The safetensors of a folder, or of a hub id (fetched, where they are not here yet)."""
     folder = Path(source)
@@ -62,12 +70,14 @@ def weight_files(source: Source, revision: str | None = None) -> list[Path]:
         from transformers.utils.hub import get_checkpoint_shard_files
 
         told = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
-        index = cached_file(source, INDEX, **told)
-        if index is not None:
-            return [
-                Path(f) for f in get_checkpoint_shard_files(source, index, revision=revision)[0]
-            ]
-        single = cached_file(source, SINGLE, **told)
+        try:
+            index = cached_file(source, INDEX, **told)
+            if index is not None:
+                shards, _ = get_checkpoint_shard_files(source, index, revision=revision)
+                return [Path(file) for file in shards]
+            single = cached_file(source, SINGLE, **told)
+        except (OSError, ValueError):
+            raise CheckpointError(not_here(source)) from None
         if single is None:
             raise CheckpointError(f"{source} has no .safetensors weights: choose another model")
         return [Path(single)]

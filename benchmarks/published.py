@@ -194,7 +194,7 @@ def report(found: list[dict[str, dict[str, float]]], stored: int) -> None:
         )
 
     for side in ("ours", "theirs"):
-        peaks = [pair[side]["peak"] * 1e6 / stored for pair in found]
+        peaks = [pair[side]["peak"] * 2**20 / stored for pair in found]
         print(
             f"{side}: peak of load and one question, x the weights' {stored / 1e9:.2f} GB: "
             f"{statistics.median(peaks):.3f} ({min(peaks):.3f}-{max(peaks):.3f}), goal 1.25"

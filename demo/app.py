@@ -48,6 +48,9 @@ def build_page(chat: Callable[[], Chat], title: str) -> gr.Blocks:
     def work(key: str, event: gr.EventData) -> Iterator[dict]:
         yield from chat().work(key, event._data)
 
+    def model(event: gr.EventData) -> Iterator[dict]:
+        yield from chat().model(event._data)
+
     def stop(key: str) -> dict:
         return chat().stop(key)
 
@@ -66,6 +69,7 @@ def build_page(chat: Callable[[], Chat], title: str) -> gr.Blocks:
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
         blocks.load(enter, None, [key, canvas, talk], **quiet)
         blocks.load(status, None, header, concurrency_limit=None, **quiet)
+        header.model(model, None, header, concurrency_limit=4, **quiet)
         operated = canvas.operate(
             operate, key, [canvas, talk],
             trigger_mode="multiple", concurrency_id="canvas", concurrency_limit=4, **quiet,

@@ -100,6 +100,9 @@ def decoding_of(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("how answers are written")
     group.add_argument("--preset", choices=["caption", "vqa", "chat"], help="BLIP-2's settings for"
                        " captions or questions, or greedy (default: the model's own)")  # fmt: skip
+    group.add_argument("--composer", choices=["regions", "global+regions", "text"],
+                       help="what stands for regions in the prompt: their tokens, with or without"
+                       " the picture's, or captions of them (the model's own)")  # fmt: skip
     group.add_argument("--max-new-tokens", metavar="N", type=int, help="most tokens of an answer")
     group.add_argument("--beams", metavar="N", type=int, help="1 is greedy")
     group.add_argument("--temperature", metavar="T", type=float, help="0 is greedy")

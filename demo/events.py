@@ -200,7 +200,6 @@ OPERATIONS: dict[str, dict[str, Check]] = {
         "threshold": real(0, 1),
         "save": flag,
     },
-    "model": {"model": name, "segmenter": optional(name)},
 }
 
 # What takes a while and shows how far it is: `Chat.work`.
@@ -210,4 +209,10 @@ WORK: dict[str, dict[str, Check]] = {
     "edit": {"entry": number, "question": question},
     "describe": {},
     "everything": {},
+}
+
+# About models: `Chat.model`.
+MODELS: dict[str, dict[str, Check]] = {
+    "list": {},
+    "choose": {"model": name, "segmenter": optional(name)},
 }

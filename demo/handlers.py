@@ -35,8 +35,8 @@ class Chat:
     """The handlers, over the sessions. saves: where corrections may be kept. visitors: as many are
     remembered."""
 
-    def __init__(self, loader: Loader, title: str, saves: Path | None = None, visitors: int = 64):
-        self.loader, self.title = loader, title
+    def __init__(self, loader: Loader, saves: Path | None = None, visitors: int = 64):
+        self.loader = loader
         self.sessions = Sessions(loader.wait, visitors)
         self.examples = gallery.examples()
         self.corrections = None if saves is None else Corrections(saves)
@@ -47,14 +47,27 @@ class Chat:
         session = self.sessions.get(key)
         return key, page.scene(session), self._talk(session)
 
-    def status(self) -> Iterator[dict]:
-        """The header's value, now and when the model has been loaded."""
-        if self.loader.ready() is None:
-            yield page.header("loading", f"loading {self.title}")
+    def status(self, **more: Any) -> Iterator[dict]:
+        """The header's value, now and until nothing is being read any more."""
+        while not self.loader.settled(0 if self.loader.loading is None else 1):
+            yield page.header(self.loader, **more)
+        yield page.header(self.loader, **more)
+
+    def model(self, data: Any) -> Iterator[dict]:
+        """The list of models was opened, or another model chosen -> header, again and again."""
+        chooser = self.loader.chooser
         try:
-            yield page.header("ready", self.title, self.loader.wait())
+            name, fields = events.read(data, events.MODELS)
+            if chooser is None:
+                raise LoupeError("models are not chosen here: start with `loupe chat --model`")
+            if name == "choose":
+                self.loader.choose(**fields)
+                yield from self.status()
+            else:
+                choices = {"models": chooser.models(), "segmenters": chooser.segmenters()}
+                yield page.header(self.loader, choices=choices)
         except LoupeError as error:
-            yield page.header("failed", str(error))
+            yield page.header(self.loader, note=str(error))
 
     def drop(self, key: str) -> None:
         self.sessions.drop(key)
@@ -210,7 +223,7 @@ class Chat:
             return (), {"file": {"name": "loupe.png", "type": "image/png", "base64": content}}
         written = export.to_json if form == "json" else export.to_html
         kind = "application/json" if form == "json" else "text/html"
-        content = written(session, self.title)
+        content = written(session, self.loader.title)
         return (), {"file": {"name": f"loupe.{form}", "type": kind, "text": content}}
 
     def _import(self, session: Session, file: Path) -> None:

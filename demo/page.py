@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from adapters import draw
+from demo.models import Loader, fetched
 from demo.picture import Picture
 from demo.regions import MAX_REGIONS, Mark
 from demo.session import Session
@@ -186,9 +187,23 @@ def evidence(session: Session, found: dict) -> dict:
 # The header ------------------------------------------------------------------------------------
 
 
-def header(state: str, text: str, assistant: Assistant | None = None) -> dict:
-    """The status chip and, where the model knows less than everything, what it knows.
-
-    state: "loading" | "ready" | "failed".
-    """
-    return {"state": state, "text": text, "knows": assistant.config.domain if assistant else None}
+def header(loader: Loader, note: str = "", **more: Any) -> dict:
+    """The status chip: what answers, what it knows where that is less than everything, what is
+    being read and how much of it has come; and whether another may be chosen."""
+    assistant = loader.ready()
+    state, text = "ready", loader.title
+    if loader.loading is not None or (assistant is None and loader.error is None):
+        state, text = "loading", f"loading {loader.loading or loader.title}"
+        here = fetched(loader.loading) if loader.loading and "/" in loader.loading else 0
+        text += f", {here / 1e9:.1f} GB here" if here else ""
+    elif assistant is None:
+        state, text = "failed", str(loader.error)
+    return {
+        "state": state,
+        "text": text,
+        "note": note or (str(loader.error) if assistant and loader.error else ""),
+        "knows": assistant.config.domain if assistant else None,
+        "segmenter": loader.segmenter,
+        "chooses": loader.chooser is not None,
+        **more,
+    }

@@ -145,7 +145,7 @@ function spoken(operation, before) {
   const region = activeRegion();
   if (!region) return '';
   const known = before.regions.some((one) => one.number === region.number);
-  const more = region.readings > 1 ? ' Press C for another reading (' + (region.reading + 1) + ' of ' + region.readings + ').' : '';
+  const more = region.readings > 1 ? ' This is reading ' + (region.reading + 1) + ' of ' + region.readings + ': its arrows, or C, show the next.' : '';
   return 'Region ' + region.number + (known ? ' changed: ' : ': ') + percent(region.share) + ' of the picture.' + more;
 }
 

@@ -3,6 +3,8 @@
 const root = element.querySelector('.lh');
 const menu = root.querySelector('.l-menu');
 const file = root.querySelector('input[type=file]');
+const choose = root.querySelector('.lh-choose');
+const dialog = root.querySelector('.lh-models');
 
 function show() {
   const { state, text, knows } = props.value || {};
@@ -14,7 +16,43 @@ function show() {
   chip.hidden = !knows;
   chip.textContent = knows ? 'knows ' + knows : '';
   chip.title = chip.textContent;
+  choose.hidden = !props.value?.chooses;
+  dialog.querySelector('.lh-note').textContent = props.value?.note || '';
+  if (props.value?.note && !dialog.open) dialog.showModal();
+  if (props.value?.choices) list(props.value.choices);
 }
+
+// Models -----------------------------------------------------------------------------------------
+
+function list({ models, segmenters }) {
+  const gigabytes = (bytes) => (bytes / 1e9).toFixed(bytes < 1e9 ? 2 : 1) + ' GB';
+  dialog.querySelector('.lh-list').replaceChildren(...models.map((one, place) => {
+    const row = make('label', 'lh-model');
+    const radio = make('input');
+    Object.assign(radio, { type: 'radio', name: 'model', value: one.model, checked: place === 0 });
+    const told = make('span');
+    told.append(make('b', '', one.model.split('/').pop()), make('small', '', one.suits + ' · ' + one.licence));
+    row.append(radio, told, make('span', 'lh-memory', gigabytes(one.memory)));
+    return row;
+  }));
+  const own = make('option', '', "the model's own");
+  own.value = '';
+  dialog.querySelector('select').replaceChildren(own, ...segmenters.map((one) => {
+    const option = make('option', '', one.model.split('/').pop() + ': ' + one.suits + ', ' + one.licence + ', ' + gigabytes(one.memory));
+    option.value = one.model;
+    return option;
+  }));
+}
+
+choose.onclick = () => {
+  dialog.showModal();
+  if (!dialog.querySelector('.lh-model')) trigger('model', { op: 'list' });
+};
+dialog.querySelector('[data-close]').onclick = () => dialog.close();
+dialog.querySelector('form').onsubmit = () => {
+  const model = dialog.querySelector('input:checked')?.value;
+  if (model) trigger('model', { op: 'choose', model, segmenter: dialog.querySelector('select').value || null });
+};
 
 for (const button of root.querySelectorAll('[data-form]')) {
   button.onclick = () => {

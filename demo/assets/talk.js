@@ -15,6 +15,7 @@ let editing = null; // {id, answer: bool}, the entry that is being put right
 function work(operation) {
   if (state.busy) return;
   state = { ...state, busy: true };
+  follows = true;
   busy();
   trigger('work', operation);
 }
@@ -30,13 +31,19 @@ on('looked', (found) => {
   show();
 });
 
+// The end stays in sight, unless somebody reads further up.
+let follows = true;
+const toEnd = () => { if (follows) log.scrollTop = log.scrollHeight; };
+log.onscroll = () => { follows = log.scrollHeight - log.scrollTop - log.clientHeight < 80; };
+log.addEventListener('load', toEnd, true); // a snapshot has got its size
+new ResizeObserver(toEnd).observe(log);
+
 // Entries --------------------------------------------------------------------------------------
 
 function show() {
   const next = props.value;
   if (next) state = next;
   for (const entry of state.entries) if (entry.snapshot) snapshots.set(entry.id, entry.snapshot);
-  const wasAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
   const nodes = state.entries.map((entry, place) => {
     const last = place === state.entries.length - 1;
     const key = JSON.stringify([entry, last, state.busy, looks.get(entry.id), editing?.id === entry.id]);
@@ -49,7 +56,7 @@ function show() {
   for (const id of [...parts.keys()]) if (!state.entries.some((entry) => entry.id === id)) parts.delete(id);
   const wanted = nodes.length ? nodes : [blank];
   if (wanted.length !== log.children.length || wanted.some((node, i) => log.children[i] !== node)) log.replaceChildren(...wanted);
-  if (wasAtEnd) log.scrollTop = log.scrollHeight;
+  toEnd();
   find('.lt-note').textContent = state.note || '';
   if (state.kept) box.value = box.value || state.kept;
   about();

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import time
 
 from demo.arguments import decoding_of, models_of, regions_of
@@ -66,6 +65,6 @@ def run(args: argparse.Namespace) -> int:
         "regions": [batch.described(region) for region in regions],
         "familiar": familiar, "seconds": round(time.perf_counter() - start, 4),
         "grounding": round(view.grounding(args.question, regions, answer), 3) if regions else None,
-        "decoding": dataclasses.asdict(view.assistant.config.decoding),
+        **common.settings_used(view.assistant),
     })  # fmt: skip
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import time
 
 from demo.arguments import decoding_of, models_of
@@ -34,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         common.print_json({
             "image": args.image, "caption": caption, "familiar": familiar, "seconds": seconds,
-            "decoding": dataclasses.asdict(view.assistant.config.decoding),
+            **common.settings_used(view.assistant),
         })  # fmt: skip
     else:
         print(caption)

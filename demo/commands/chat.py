@@ -7,9 +7,11 @@ import os
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 from demo.arguments import decoding_of, models_of
 from demo.commands import common
+from demo.models import Chooser
 
 SAYS = "open the chat in a browser, and serve programs beside it"
 EXAMPLES = """examples:
@@ -64,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     title = "embedded default" if args.model == "embedded" else Path(args.model).name
     server = launcher()(
         lambda: common.assistant_of(args), title, args.host, args.port, logins, limits,
-        args.public_url, args.open, args.corrections,
+        args.public_url, args.open, args.corrections, chooser_of(args) if logins is None else None,
     )  # fmt: skip
     print(f"Loupe is at {server.local_url} (Ctrl-C ends it)", flush=True)
     try:
@@ -74,6 +76,17 @@ def run(args: argparse.Namespace) -> int:
     server.close()
     sys.stdout.flush()
     os._exit(0)  # a model that is still being loaded cannot be waited for, nor stopped cleanly
+
+
+def chooser_of(args: argparse.Namespace) -> Chooser:
+    """Other models with the options of this one; offered to whoever sits at this machine."""
+    memory = args.quantize or (None if args.dtype == "fp32" else "bf16")
+
+    def build(model: str, segmenter: str | None) -> Any:
+        named = {"model": model, "segmenter": segmenter, "vision": None, "language": None}
+        return common.assistant_of(argparse.Namespace(**{**vars(args), **named}))
+
+    return Chooser(build, memory)
 
 
 def launcher():

@@ -24,9 +24,20 @@ def assistant_of(args: argparse.Namespace) -> Any:
         vision=args.vision, language=args.language, tokenizer=args.tokenizer,
         quantize=args.quantize, device_map=args.device_map,
     )  # fmt: skip
-    decoding = decoding_wanted(args, assistant.config.decoding)
-    assistant.config = dataclasses.replace(assistant.config, decoding=decoding)
+    config = assistant.config
+    composer = getattr(args, "composer", None) or config.prompt.composer
+    assistant.config = dataclasses.replace(
+        config,
+        decoding=decoding_wanted(args, config.decoding),
+        prompt=dataclasses.replace(config.prompt, composer=composer),
+    )
     return assistant
+
+
+def settings_used(assistant: Any) -> dict[str, Any]:
+    """How answers were written, for --json."""
+    config = assistant.config
+    return {"composer": config.prompt.composer, "decoding": dataclasses.asdict(config.decoding)}
 
 
 def decoding_wanted(args: argparse.Namespace, own: Any) -> Any:

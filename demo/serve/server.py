@@ -9,6 +9,7 @@ import webbrowser
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -33,7 +34,7 @@ with lean_import():
     import gradio as gr
 
 from demo.app import ASSETS, build_page, theme
-from demo.models import Loader
+from demo.models import Chooser, Loader
 
 if TYPE_CHECKING:
     from demo.handlers import Chat
@@ -107,16 +108,18 @@ def launch(
     public_url: str | None = None,
     open_browser: bool = False,
     saves: Path | None = None,
+    chooser: Chooser | None = None,
 ) -> Server:
     """Serve the chat at once and load the model meanwhile; returns while it runs.
 
     build: makes the assistant, in a thread. public_url: where others see the chat, behind a proxy.
-    saves: a folder in which visitors may have their corrections kept.
+    saves: a folder in which visitors may have their corrections kept. chooser: the models they may
+    change to.
     Raises LoupeError where the port is taken.
     """
     limits, metrics = limits or Limits(), Metrics()
     listening = listen(host, port)
-    model = Model(build, metrics, title, saves, limits.sessions)
+    model = Model(build, metrics, title, chooser, saves, limits.sessions)
     doors = Late(model.loader, limits, metrics, slug(title))
     blocks = build_page(model.chat, title)
     add_calls(blocks, doors.calls, limits.answers)
@@ -144,14 +147,17 @@ class Model:
     """
 
     def __init__(
-        self, build: Callable[[], Assistant], metrics: Metrics, title: str, saves: Path | None,
-        sessions: int,
+        self, build: Callable[[], Assistant], metrics: Metrics, title: str,
+        chooser: Chooser | None, saves: Path | None, sessions: int,
     ):  # fmt: skip
         self._build, self._metrics = build, metrics
-        self._about = (title, saves, sessions)
+        self._about = (saves, sessions)
         self._chat: Future[Chat] = Future()
         self._worker: Worker | None = None
-        self.loader = Loader(self._load)
+        if chooser is not None:
+            another = chooser.build
+            chooser = replace(chooser, build=lambda *named: self._in_turns(another(*named)))
+        self.loader = Loader(self._load, title, chooser)
 
     def chat(self) -> Chat:
         """The handlers, once they are there."""
@@ -164,11 +170,14 @@ class Model:
         from demo.handlers import Chat
 
         self._chat.set_result(Chat(self.loader, *self._about))
-        assistant = self._build()
+        return self._in_turns(self._build())
+
+    def _in_turns(self, assistant: Assistant) -> Assistant:
         from demo.serve.worker import Worker, take_turns
 
-        observe = self._metrics.model.observe
-        self._worker = Worker(lambda part, seconds: observe(seconds, part=part))
+        if self._worker is None:
+            observe = self._metrics.model.observe
+            self._worker = Worker(lambda part, seconds: observe(seconds, part=part))
         return take_turns(assistant, self._worker)
 
     def close(self) -> None:

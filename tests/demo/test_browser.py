@@ -62,7 +62,7 @@ def test_an_answer_is_stopped_and_tried_again(visitor, tiny_assistant, monkeypat
     def endless(language, *args, **kwargs):
         while True:
             yield 5
-            time.sleep(0.01)
+            time.sleep(0.1)
 
     with monkeypatch.context() as patched:
         patched.setattr(type(tiny_assistant.language), "generate", endless)

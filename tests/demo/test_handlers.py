@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from caller import Caller
 from gradio.utils import get_upload_folder
 from PIL import Image
 
@@ -13,48 +14,27 @@ from demo import events
 from demo.app import ASSETS
 from demo.handlers import Chat
 from demo.models import Loader
-from qformer.contracts import LoupeError
 
 
 @pytest.fixture
 def chat(tiny_assistant, tmp_path, image):
-    made = Chat(Loader(lambda: tiny_assistant).start(), "tiny", saves=tmp_path / "kept")
+    made = Chat(Loader(lambda: tiny_assistant, "tiny").start(), saves=tmp_path / "kept")
     made.loader.wait()
     Image.fromarray(image.numpy()).save(tmp_path / "noise.png")
     made.examples = {"noise.png": tmp_path / "noise.png"}
     return made
 
 
-class Visitor:
-    """operate(op=...) -> canvas, talk; work(op=...) -> all talks."""
-
-    def __init__(self, chat):
-        self.chat, self.count = chat, 0
-        self.key, _, _ = chat.enter()
-        self.session = chat.sessions.get(self.key)
-        self.session.bucket.tokens = self.session.bucket.burst = 1000
-
-    def operate(self, **operation):
-        self.count += 1
-        return self.chat.operate(self.key, {"id": self.count, **operation})
-
-    def work(self, **operation):
-        return list(self.chat.work(self.key, operation))
-
-    def ask(self, question="what is this?"):
-        return self.work(op="ask", question=question)[-1]
-
-
 @pytest.fixture
 def visitor(chat):
-    made = Visitor(chat)
+    made = Caller(chat)
     canvas, _ = made.operate(op="example", name="noise.png")
     assert canvas["error"] == ""
     return made
 
 
 def test_from_example_to_answer(chat):
-    visitor = Visitor(chat)
+    visitor = Caller(chat)
     canvas, talk = visitor.operate(op="example", name="noise.png")
     assert canvas["picture"]["width"] == 60
     assert canvas["picture"]["src"].startswith("data:image/png;base64,")
@@ -144,7 +124,7 @@ def test_stop_keeps_what_was_written(chat, visitor):
 
 
 def test_a_question_that_fails_comes_back_into_the_box(chat, visitor):
-    talk = Visitor(chat).ask()
+    talk = Caller(chat).ask()
     assert (talk["entries"], talk["kept"]) == ([], "what is this?")
     assert "no picture yet" in talk["note"]
     for question in ("", "why " * 200, "x" * (events.MAX_QUESTION + 1)):
@@ -175,7 +155,7 @@ def test_settings_hold_for_this_visitor(chat, visitor):
     canvas, talk = visitor.operate(op="settings", **wanted)
     assert (canvas["error"], talk["settings"]) == ("", wanted)
     assert visitor.ask()["entries"][-1]["state"] == "withheld"
-    assert Visitor(chat).session.settings.threshold == 0
+    assert Caller(chat).session.settings.threshold == 0
     canvas, talk = visitor.operate(op="settings", **{**wanted, "beams": 4, "temperature": 1.0})
     assert "exclude each other" in canvas["error"]
     assert talk["settings"] == wanted
@@ -211,9 +191,9 @@ def test_corrections_are_kept_only_where_switched_on(visitor, tmp_path):
 
 
 def test_where_nothing_may_be_kept_it_is_not_offered(tiny_assistant):
-    chat = Chat(Loader(lambda: tiny_assistant).start(), "tiny")
+    chat = Chat(Loader(lambda: tiny_assistant, "tiny").start())
     chat.loader.wait()
-    visitor = Visitor(chat)
+    visitor = Caller(chat)
     canvas, talk = visitor.operate(op="settings", **{**SETTINGS, "save": True})
     assert "nothing is kept here" in canvas["error"]
     assert not talk["saves"]
@@ -371,32 +351,3 @@ def test_an_operation_that_breaks_says_so_and_keeps_the_page(visitor, monkeypatc
     canvas, _ = visitor.operate(**POINT)
     assert "ZeroDivisionError" in canvas["error"]
     assert canvas["picture"]["id"] == 1
-
-
-# Loading -----------------------------------------------------------------------------------------
-
-
-def test_the_header_tells_of_loading_ready_and_failed(tiny_assistant):
-    gate = threading.Event()
-    slow = Chat(Loader(lambda: gate.wait() and tiny_assistant).start(), "tiny")
-    states = slow.status()
-    assert next(states)["state"] == "loading"
-    gate.set()
-    ready = next(states)
-    assert (ready["state"], ready["text"]) == ("ready", "tiny")
-    assert ready["knows"] == "tiny random weights"
-
-
-@pytest.mark.parametrize("error", [LoupeError("no such model"), MemoryError("secret")])
-def test_a_model_that_does_not_load_is_said_in_the_header_and_at_the_picture(error, caplog):
-    def build():
-        raise error
-
-    chat = Chat(Loader(build).start(), "broken")
-    *_, header = chat.status()
-    assert header["state"] == "failed"
-    assert header["text"]
-    assert "secret" not in header["text"]
-    with pytest.raises(LoupeError):
-        chat.loader.wait()
-    assert chat.loader.ready() is None

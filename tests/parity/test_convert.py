@@ -297,3 +297,53 @@ def test_a_model_of_another_encoder_gives_its_qformer_alone(tiny_folder, tmp_pat
     assert not any(told.values())
     convert(tmp_path / "hf", tmp_path / "again", "loupe")
     same(weights_of(tiny_folder("loupe")), weights_of(tmp_path / "again"))
+
+
+def test_lavis_files_open_as_they_are(stage1, words, tmp_path, image):
+    """Beside their frozen parts, without a conversion."""
+    convert(stage1, tmp_path / "loupe", "loupe", tokenizer=words)
+    parts = {"vision": tmp_path / "loupe" / "vision", "tokenizer": words}
+    ours, theirs = (
+        build_ranker(model, **options).rank([image], "red")[0]
+        for model, options in ((tmp_path / "loupe", {}), (stage1, parts))
+    )
+    assert ours == theirs
+    with pytest.raises(CheckpointError, match=r"\(--vision, --tokenizer\)"):
+        build_ranker(stage1)
+    folder, _ = make("instructblip", "llama", tmp_path)
+    convert(folder, tmp_path / "instruct.pth", "lavis")
+    named = {"vision": folder, "language": folder}
+    with pytest.raises(CheckpointError, match=r"name the tokenizer of its Q-Former too"):
+        build(tmp_path / "instruct.pth", **named)
+    named["tokenizer"] = folder / "qformer_tokenizer"
+    convert(tmp_path / "instruct.pth", tmp_path / "again", "loupe", **named)
+    answers = [
+        build(model, **options).encode(image).ask(QUESTION, decoding=Decoding(max_new_tokens=6))
+        for model, options in ((tmp_path / "again", {}), (tmp_path / "instruct.pth", named))
+    ]
+    assert answers[0] == answers[1]
+
+
+def test_a_tokenizer_too_large_for_an_image_token_is_refused(tmp_path):
+    folder, _ = make("blip2", "opt", tmp_path)
+    words = transformers.AutoTokenizer.from_pretrained(folder)
+    words.add_tokens([f"word{n}" for n in range(99)])
+    words.save_pretrained(folder)
+    with pytest.raises(CheckpointError, match=r"has no <image> token and \d+ others, more than"):
+        convert(folder, tmp_path / "hf", "hf")
+    assert not (tmp_path / "hf").exists()
+    assert build(folder)  # Loupe itself needs no such token
+
+
+@pytest.mark.parametrize("form", ["loupe", "hf"])
+def test_a_hub_id_that_cannot_be_had_says_how_to_bring_the_files(
+    form, stage1, tmp_path, monkeypatch
+):
+    def unreachable(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr("transformers.utils.cached_file", unreachable)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", unreachable)
+    for options in ({"tokenizer": "some/bert"}, {"tokenizer": "some/bert", "vision": "some/eva"}):
+        with pytest.raises(CheckpointError, match="copy the model's files into a folder"):
+            convert(stage1, tmp_path / "new", form, **options)

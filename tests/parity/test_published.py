@@ -1,5 +1,6 @@
 """BLIP-2 and InstructBLIP as published: whole-picture answers equal transformers' `generate`."""
 
+import dataclasses
 import re
 import shutil
 
@@ -12,6 +13,7 @@ from adapters.memory import bytes_of
 from adapters.registry import LANGUAGE_MODELS, VISION_ENCODERS
 from adapters.weights import WeightFiles
 from qformer.contracts import CheckpointError, Decoding
+from qformer.prompt import COMPOSERS
 
 transformers = pytest.importorskip("transformers")
 
@@ -94,8 +96,13 @@ def test_another_picture_gets_another_answer(published, image):
     assert (soft[0] - soft[1]).abs().max() > 1e-2
 
 
-def test_regions_work_without_training(published, image):
+@pytest.mark.parametrize("composer", COMPOSERS)
+def test_regions_work_without_training(published, image, composer, monkeypatch):
     assistant, _, _ = published
+    assert assistant.config.prompt.composer == "text"  # what suits a model that knows no names
+    prompt = dataclasses.replace(assistant.config.prompt, composer=composer)
+    config = dataclasses.replace(assistant.config, prompt=prompt)
+    monkeypatch.setattr(assistant, "config", config)
     view = assistant.encode(image)
     mask = torch.zeros(40, 56, dtype=torch.bool)
     mask[5:20, 8:30] = True

@@ -177,7 +177,7 @@ def test_recomputed_activations_give_the_same_gradients_from_less_memory(recipe_
             loss = sum(training.losses(batch).values())
         loss.backward()
         lora = [p.grad for n, p in training.module.named_parameters() if "lora_B" in n]
-        found.append((sum(kept), float(loss), torch.cat([g.flatten() for g in lora])))
+        found.append((sum(kept), loss.item(), torch.cat([g.flatten() for g in lora])))
     (much, loss, gradients), (little, again, same) = found
     assert little < 0.9 * much
     assert loss == pytest.approx(again, rel=1e-5)
