@@ -21,6 +21,9 @@ from qformer.contracts import CheckpointError
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's two files
 PREFIX = "base_model.model."  # how peft names the model it wraps
 
+# peft imports bitsandbytes, which warns of a kernel that nobody here asked for.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
 
 def attach(
     language: Any,
