@@ -175,7 +175,6 @@ OPERATIONS: dict[str, dict[str, Check]] = {
     "box": {"box": corners},
     "stroke": {"points": stroke, "radius": real(0, 1), "positive": flag, "region": region},
     "pick": {"candidate": number},
-    "find": {"words": text(200, "description")},
     "cycle": {"region": number},
     "rename": {"region": number, "label": name},
     "choose": {"region": number, "asked": flag},
@@ -209,6 +208,7 @@ WORK: dict[str, dict[str, Check]] = {
     "edit": {"entry": number, "question": question},
     "describe": {},
     "everything": {},
+    "find": {"words": text(200, "description")},
 }
 
 # About models: `Chat.model`.

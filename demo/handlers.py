@@ -264,6 +264,7 @@ class Chat:
             "edit": session.retry,
             "describe": session.describe,
             "everything": session.everything,
+            "find": session.find,
         }
         return start[name](**fields)
 

@@ -63,6 +63,7 @@ def scene(
         "undo": regions.undoable,
         "redo": regions.redoable,
         "full": len(regions.marks) >= MAX_REGIONS,
+        "finds": picture.view.assistant.segmenter is not None,
     }
     return shown
 

@@ -5,6 +5,7 @@ No gradio here: the chat, or any other front, holds a key and calls these method
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import logging
@@ -24,6 +25,7 @@ from demo.regions import Mark, Regions
 from demo.talk import Talk
 from qformer.assistant import Assistant
 from qformer.contracts import Decoding, ImageError, LoupeError, QuestionError, RegionError
+from qformer.finding import by_likelihood
 from qformer.proposals import Proposal
 
 MAX_PICTURES = 8  # of one visitor at a time
@@ -285,6 +287,30 @@ class Session:
                 raise RegionError("the segmenter found nothing by itself: click on a thing")
         finally:
             stop.set()  # the search, if it still goes on
+            self._end(stop)
+
+    def find(self, words: str) -> Iterator[None]:
+        """Make a region of what fits the words best; yields as it goes on."""
+        with self.lock:
+            picture, stop = self.picture(), self._begin()
+        view = picture.view
+        try:
+            if view.assistant.segmenter.capabilities.text:
+                proposals = view.find(words)
+            else:
+                proposals = without_twins((yield from self._search(picture, stop)))
+            found = by_likelihood(view, proposals, words)
+            best = max(found, key=lambda one: one.score, default=None)
+            if best is None or best.score <= 0:
+                raise RegionError(f"nothing here looks like {words!r}: click on what you mean")
+            with self.lock, picture.regions.grouped():
+                area, score = best.proposal.region_mask, best.proposal.score
+                mark = picture.regions.add(area, score=score)
+                with contextlib.suppress(RegionError):  # too long, or taken: its number will do
+                    picture.regions.rename(mark.number, words)
+                self.version += 1
+        finally:
+            stop.set()
             self._end(stop)
 
     def describe(self) -> Iterator[None]:

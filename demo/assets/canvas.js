@@ -350,7 +350,7 @@ document.addEventListener('paste', (event) => {
 find('.lc-find').onsubmit = (event) => {
   event.preventDefault();
   const words = find('.lc-find input').value.trim();
-  if (words) send({ op: 'find', words });
+  if (words && picture) emit('work', { op: 'find', words });
 };
 new ResizeObserver(() => stage.layout()).observe(find('.lc-stage'));
 followKeys();

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from demo.session import Session
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = [
     "--no-sandbox",
@@ -68,3 +70,10 @@ def noise(tmp_path, image, monkeypatch) -> Path:
     Image.fromarray(image.numpy()).save(tmp_path / "noise.png")
     monkeypatch.setattr(gallery, "examples", lambda: {"noise.png": tmp_path / "noise.png"})
     return tmp_path / "noise.png"
+
+
+@pytest.fixture
+def session(tiny_assistant, image):
+    made = Session(lambda: tiny_assistant)
+    made.open(image)
+    return made

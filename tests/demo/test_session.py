@@ -3,6 +3,7 @@ import threading
 
 import pytest
 import torch
+from inside import answered, entries, regions
 
 from demo.picture import Settings
 from demo.session import MAX_PICTURES, Session, Sessions, TokenBucket
@@ -11,30 +12,9 @@ from qformer.contracts import (
     LoupeError,
     QuestionError,
     RegionError,
-    StoppedError,
 )
 from qformer.conversation import Conversation
-from qformer.proposals import Proposal
 from qformer.view import View
-
-
-@pytest.fixture
-def session(tiny_assistant, image):
-    made = Session(lambda: tiny_assistant)
-    made.open(image)
-    return made
-
-
-def answered(session, question="what is this?"):
-    return "".join(session.ask(question))
-
-
-def entries(session):
-    return session.picture().talk.entries
-
-
-def regions(session):
-    return session.picture().regions
 
 
 def test_without_a_picture_everything_says_so(tiny_assistant):
@@ -368,80 +348,3 @@ def test_every_setting_can_be_sent_by_the_page():
     from demo.events import OPERATIONS
 
     assert set(OPERATIONS["settings"]) == {field.name for field in dataclasses.fields(Settings)}
-
-
-# Everything
-
-
-@pytest.fixture
-def things(monkeypatch, image):
-    """What the segmenter finds: two things, a twin of one, a part, and the background."""
-
-    def area(x0, y0, x1, y1):
-        made = torch.zeros(40, 60, dtype=torch.bool)
-        made[y0:y1, x0:x1] = True
-        return made
-
-    areas = [(0, 0, 20, 20), (30, 5, 50, 30), (30, 5, 50, 29), (0, 0, 10, 10), (0, 0, 60, 39)]
-    scores = [0.9, 0.8, 0.7, 0.95, 0.99]
-
-    def everything(view, settings=None, progress=None, cancel=None):
-        for step in range(3):
-            if cancel():
-                raise StoppedError("stopped")
-            progress(step + 1, 3)
-        return [Proposal.of(area(*box), score) for box, score in zip(areas, scores, strict=True)]
-
-    monkeypatch.setattr(View, "everything", everything)
-
-
-def test_everything_leaves_candidates_to_pick_from(session, things):
-    seen = []
-    for _ in session.everything():
-        seen.append(session.progress)
-    assert ("looking", 3, 3) in seen
-    assert session.progress is None
-    assert not session.busy
-    boxes = [one.box for one in regions(session).candidates]
-    assert boxes == [(0, 0, 10, 10), (0, 0, 20, 20), (30, 5, 50, 30)]
-    mark = regions(session).pick(2)
-    assert mark.region.box == (30, 5, 50, 30)
-    assert mark.region.score == 0.8
-
-
-def test_describing_names_each_thing_once_and_is_undone_at_once(session, things):
-    before = session.version
-    list(session.describe())
-    question, answer = entries(session)
-    assert (question.text, answer.state) == ("Describe everything", "done")
-    assert [number for number, _ in answer.rows] == [1, 2]
-    marks = regions(session).marks
-    assert [mark.region.box for mark in marks.values()] == [(0, 0, 10, 10), (30, 5, 50, 30)]
-    assert answer.rows[0][1] == session.picture().view.caption(marks[1].region)
-    assert regions(session).asked == []
-    assert session.version > before
-    answered(session)  # the table is not among what the model remembers
-    assert len(session.picture().talk.conversation().turns) == 1
-    regions(session).undo()
-    assert regions(session).marks == {}
-
-
-def test_describing_can_be_cancelled_while_it_looks_and_while_it_writes(session, things):
-    for steps in (1, 6):
-        task = session.describe()
-        for _ in range(steps):
-            next(task)
-        session.stop()
-        list(task)
-        assert entries(session)[-1].state == "stopped"
-        assert len(entries(session)[-1].rows) == (steps > 1)
-        assert not session.busy
-
-
-def test_finding_nothing_is_said(session, monkeypatch):
-    monkeypatch.setattr(View, "everything", lambda *args, **kwargs: [])
-    with pytest.raises(RegionError, match="found nothing"):
-        list(session.everything())
-    list(session.describe())
-    assert entries(session)[-1].state == "failed"
-    assert not session.busy

@@ -1,6 +1,8 @@
 """Ranking pictures by a text, against Blip2ForImageTextRetrieval's own scores, live."""
 
+import heapq
 import json
+import types
 
 import pytest
 import tiny
@@ -83,15 +85,14 @@ def test_contrast_picks_and_matching_orders_what_it_picked(folder, images):
 
 
 def test_pictures_are_read_one_by_one_and_few_are_remembered(folder, images, monkeypatch):
-    import heapq
-
-    held, push = [], heapq.heappush
+    held = []
 
     def spy(heap, item):
-        push(heap, item)
+        heapq.heappush(heap, item)
         held.append(len(heap))
 
-    monkeypatch.setattr(heapq, "heappush", spy)
+    own = types.SimpleNamespace(heappush=spy, heappop=heapq.heappop)  # others have heaps too
+    monkeypatch.setattr("qformer.retrieval.heapq", own)
     ranker = open_retrieval(folder)
     assert len(ranker.rank((image for image in images), TEXT, keep=2)) == 2
     assert max(held) == 3
