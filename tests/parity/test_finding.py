@@ -7,9 +7,8 @@ import pytest
 import test_ranking
 import torch
 from PIL import Image
-from whole import make
 
-from adapters.build import build, build_ranker, open_segmenter
+from adapters.build import build_ranker, open_segmenter
 from demo import cli
 from qformer import finding
 from qformer.contracts import QuestionError, RegionError
@@ -109,13 +108,10 @@ def test_the_best_comes_first_and_a_segmenter_that_reads_text_is_asked(
         finding.find(view, " ")
 
 
-def test_without_a_segmenter_it_says_so(folder, image, tmp_path):
+def test_without_a_segmenter_it_says_so(folder, image):
     ranker = build_ranker(folder)
     with pytest.raises(RegionError, match="there is no segmenter"):
         finding.find(ranker.encode(image), TEXT, ranker)
-    published, _ = make("blip2", "opt", tmp_path)
-    with pytest.raises(RegionError, match="there is no segmenter"):
-        finding.find(build(published).encode(image), TEXT)
 
 
 @pytest.mark.parametrize("compares", [True, False])
