@@ -61,6 +61,17 @@ def find(
         proposals = view.find(text)
     else:
         proposals = view.everything(settings or Everything(**GENEROUS), progress)
+    return among(view, proposals, text, ranker, keep)
+
+
+def among(
+    view: View,
+    proposals: Sequence[Proposal],
+    text: str,
+    ranker: Ranker | None = None,
+    keep: int = KEEP,
+) -> list[Found]:
+    """Those of some areas that fit `text`, best first; see `find`."""
     if not proposals:
         return []
     if ranker is None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from adapters.vision import open_vision_encoder
 from qformer.contracts import LoupeError
 from train import features
 from train.features import Augment, CacheConfig, FeatureCache, Seen, Sight, fingerprint
@@ -23,9 +24,10 @@ class Coloured:
         return torch.full((30, 40, 3), self.number * 20, dtype=torch.uint8)
 
 
-@pytest.fixture
-def vision(tiny_assistant):
-    return tiny_assistant.vision
+@pytest.fixture(scope="module")
+def vision(tiny_folder):
+    """One of its own: a server may have made the shared assistant's calls its thread's."""
+    return open_vision_encoder(tiny_folder("vit"))
 
 
 def config(tmp_path, **more):

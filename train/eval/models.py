@@ -20,9 +20,10 @@ from adapters.folder import revision_of
 from adapters.lavis import SUFFIXES
 from adapters.peers.base import Batch
 from adapters.published import PRESETS, PUBLISHED, RETRIEVAL, open_retrieval
-from qformer import together
+from qformer import finding, together
 from qformer.assistant import Assistant
 from qformer.contracts import Decoding, LoupeError
+from qformer.proposals import Everything, Proposal
 from qformer.retrieval import Ranker
 from qformer.together import Likelihood, Question
 from qformer.view import View
@@ -51,14 +52,24 @@ class AssistantModel:
         return together.likelihoods(self.assistant, questions)
 
     def find(self, questions: Sequence[Question]) -> list[Tensor | LoupeError | None]:
-        """The region_mask that fits each question's text best; None where nothing fits."""
+        """The region_mask that fits each question's text best; None where nothing is proposed.
+        Everything in a picture is proposed once, unless the segmenter reads the text itself."""
         result: list[Tensor | LoupeError | None] = []
         views: dict[int, View] = {}
+        everything: dict[int, list[Proposal]] = {}
+        segmenter = self.assistant.segmenter
         for question in questions:
             try:
-                view = views.setdefault(id(question.image), View(self.assistant, question.image))
-                found = view.find(question.text, threshold=0.0)
-                result.append(found[0].region_mask if found else None)
+                which = id(question.image)
+                view = views.setdefault(which, View(self.assistant, question.image))
+                if segmenter is not None and segmenter.capabilities.text:
+                    best = view.find(question.text, threshold=0.0)
+                else:
+                    if which not in everything:
+                        everything[which] = view.everything(Everything(**finding.GENEROUS))
+                    found = finding.among(view, everything[which], question.text)
+                    best = [one.proposal for one in found]
+                result.append(best[0].region_mask if best else None)
             except LoupeError as error:
                 result.append(error)
         return result
