@@ -2,6 +2,7 @@
 
 import torch
 
+from adapters.build import build
 from qformer.contracts import RegionError
 from qformer.proposals import Proposal
 from qformer.together import Question
@@ -35,7 +36,8 @@ def test_a_picture_is_searched_once_and_each_text_takes_what_fits_it(
     assert model.find([Question(image.clone(), "a cat")]) == [None]
 
 
-def test_without_a_segmenter_each_case_says_so(tiny_assistant, image, monkeypatch):
-    monkeypatch.setattr(tiny_assistant, "segmenter", None)
-    (found,) = AssistantModel("loupe", tiny_assistant, False, None).find([Question(image, "a cat")])
+def test_without_a_segmenter_each_case_says_so(tiny_folder, image):
+    assistant = build(tiny_folder("loupe"))
+    assistant.segmenter = None
+    (found,) = AssistantModel("loupe", assistant, False, None).find([Question(image, "a cat")])
     assert isinstance(found, RegionError)
