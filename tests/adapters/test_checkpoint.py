@@ -227,7 +227,7 @@ def test_another_segmenter_can_be_chosen(checkpoint, tiny_folder, image):
 def test_a_segmenter_of_another_kind_says_what_is_known(tiny_folder, tmp_path):
     with pytest.raises(CheckpointError, match="a 'vit' model; as segmenters these are known: sam"):
         build(tiny_folder("loupe"), segmenter=tiny_folder("vit"))
-    with pytest.raises(CheckpointError, match="no folder"):
+    with pytest.raises(CheckpointError, match="there is no segmenter"):
         build(tiny_folder("loupe"), segmenter=tmp_path / "nowhere")
 
 

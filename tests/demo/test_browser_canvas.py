@@ -306,6 +306,7 @@ def test_a_full_queue_is_said_and_the_page_goes_on(visitor):
 
 def test_a_closed_tab_stops_its_answer(visit, tiny_assistant, noise, monkeypatch):
     import threading
+    import time
 
     stopped, going = threading.Event(), threading.Event()
 
@@ -313,6 +314,7 @@ def test_a_closed_tab_stops_its_answer(visit, tiny_assistant, noise, monkeypatch
         going.set()
         try:
             while True:
+                time.sleep(0.02)  # as a model's step does, it leaves the server time to see
                 yield ""
         finally:
             stopped.set()
