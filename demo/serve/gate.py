@@ -26,7 +26,9 @@ from demo.serve.limits import Limits
 from demo.serve.metrics import Metrics
 
 NAMED = ("ask", "segment", "describe")  # what the gradio client may call by name
-EVENTS = ("/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/reset")
+EVENT_ID = re.compile(r"[0-9a-f]{32}")
+RESET = "/gradio_api/reset"
+EVENTS = ("/gradio_api/queue/join", "/gradio_api/cancel", RESET)
 _CALLS = "|".join(NAMED)
 # (method, path, door): the whole of what is served.
 PATHS = tuple(
@@ -224,7 +226,9 @@ class Gate:
             async with asyncio.timeout(PATIENCE):
                 await self._read(body, limit)
             if path in EVENTS:
-                self.visitors.claim(_session_of(body.content), owner)
+                key = _session_of(body.content, path == RESET)
+                if key is not None:
+                    self.visitors.claim(key, owner)
         except TimeoutError:
             self._held -= len(body.content)
             raise RefusedError(408, "the request never came to its end", "slow") from None
@@ -271,12 +275,16 @@ def _door(scope: dict) -> str:
     raise RefusedError(405, f"only {allowed} is answered here", "method", {"allow": allowed})
 
 
-def _session_of(body: bytes) -> str:
-    """The session key of one of the page's events. Refused where the event is not one."""
+def _session_of(body: bytes, reset: bool = False) -> str | None:
+    """The session key of one of the page's events. Refused where the event is not one. reset: the
+    page then names its event alone, by an id that only it was told; None."""
     try:
         event = json.loads(body)
     except (ValueError, RecursionError):
         raise RefusedError(400, "the event is not JSON", "event") from None
+    named = event.get("event_id") if reset and isinstance(event, dict) else None
+    if isinstance(named, str) and "session_hash" not in event and EVENT_ID.fullmatch(named):
+        return None
     key = event.get("session_hash") if isinstance(event, dict) else None
     if not isinstance(key, str) or not KEY.fullmatch(key):
         raise RefusedError(400, "the event has no session_hash", "event")
