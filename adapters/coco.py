@@ -52,14 +52,10 @@ def read_region(path: Path, size: tuple[int, int]) -> Tensor | dict[str, Any]:
 def area(held: Any, size: tuple[int, int], name: str = "the region") -> Tensor:
     """A COCO "segmentation" as bool (height, width). Raises RegionError."""
     if isinstance(held, dict) and "counts" in held:
-        region_mask = decode_rle(held)
-        if tuple(region_mask.shape) != tuple(size):
-            shape = tuple(region_mask.shape)
-            raise RegionError(
-                f"{name} is {shape[1]}x{shape[0]} pixels and the picture {size[1]}x{size[0]}: give"
-                " one of the picture's size"
-            )
-        return region_mask
+        try:
+            return decode_rle(held, size)
+        except RegionError as error:
+            raise RegionError(f"{name}: {error}") from None
     if isinstance(held, list) and held and _numbers(held) >= 6:
         held = [held]
     if isinstance(held, list) and held and all(_numbers(row) >= 6 for row in held):

@@ -1,4 +1,4 @@
-"""Regions made visible: numbered colours, overlays, and run lengths for the browser."""
+"""Regions made visible: numbered colours and overlays."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-
-from qformer.contracts import RegionError
 
 # Okabe and Ito's palette, told apart with any colour vision; its black gives way to a light grey.
 PALETTE = (
@@ -24,7 +22,6 @@ PALETTE = (
     (187, 187, 187),
 )
 DISPLAY_LIMIT = 1600  # pixels of the longest side sent to a browser
-MOST_COUNTS = 2_000_000  # characters of a region's run lengths
 LOSSLESS_AREA = 512 * 512  # a picture up to this many pixels is sent as PNG
 
 
@@ -146,60 +143,3 @@ def _scaled(start: int, stop: int, full: int, small: int) -> tuple[int, int, flo
     """The pixels of a resized side that start to stop reach, and where they lie in the full one."""
     first, last = start * small // full, -(-stop * small // full)
     return first, last, first * full / small, min(last * full / small, full)
-
-
-def encode_rle(region_mask: np.ndarray) -> dict:
-    """COCO's compressed run lengths: {"size": [height, width], "counts": text}.
-
-    Runs go down the columns and start with the outside; each is written as its difference to the
-    run two before, five bits a character (pycocotools' format).
-    """
-    height, width = region_mask.shape
-    flat = np.concatenate([[False], region_mask.T.ravel()])
-    changes = np.flatnonzero(np.diff(flat))
-    runs = np.diff(np.concatenate([[0], changes, [height * width]])).tolist()
-    text = bytearray()
-    for index, run in enumerate(runs):
-        value = run - runs[index - 2] if index > 2 else run
-        while True:
-            bits, value = value & 31, value >> 5
-            more = value != (-1 if bits & 16 else 0)
-            text.append(48 + (bits | 32 if more else bits))
-            if not more:
-                break
-    return {"size": [height, width], "counts": text.decode()}
-
-
-def decode_rle(rle: dict) -> np.ndarray:
-    """The inverse of `encode_rle`: bool (height, width).
-
-    Raises RegionError for what is no run lengths, before anything of the stated size is made.
-    """
-    size, counts = rle.get("size"), rle.get("counts")
-    if not (isinstance(size, list | tuple) and len(size) == 2 and isinstance(counts, str)):
-        raise RegionError('run lengths are {"size": [height, width], "counts": text}')
-    height, width = size
-    if not all(type(side) is int and 0 < side < 2**16 for side in size):
-        raise RegionError(f"run lengths of size {height} x {width}: give the picture's in pixels")
-    if len(counts) > MOST_COUNTS:
-        raise RegionError(f"run lengths of {len(counts)} characters: {MOST_COUNTS} are the most")
-    runs: list[int] = []
-    value = shift = 0
-    for letter in counts:
-        bits = ord(letter) - 48
-        if not 0 <= bits < 64 or shift > 30:
-            raise RegionError("the run lengths are damaged: encode the region again")
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-        value = shift = 0
-    if shift or min(runs, default=-1) < 0 or sum(runs) != height * width:
-        raise RegionError(
-            f"the run lengths do not add up to {height} x {width} pixels: encode the region again"
-        )
-    inside = np.arange(len(runs)) % 2 == 1
-    return np.repeat(inside, runs).reshape(width, height).T

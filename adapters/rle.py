@@ -14,22 +14,43 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adapters.images import MEGAPIXELS
 from qformer.contracts import RegionError
 
+MOST_COUNTS = 2_000_000  # of a code, or characters where they are packed
 
-def decode_rle(rle: dict[str, Any]) -> Tensor:
-    """A region_mask, bool (height, width). Raises RegionError if the code is damaged."""
+
+def decode_rle(rle: dict[str, Any], size: tuple[int, int] | None = None) -> Tensor:
+    """A region_mask, bool (height, width). size: the picture's, which the code must have.
+
+    Raises RegionError for a code that is damaged or of another size, before anything of the size
+    it states is made.
+    """
     try:
-        height, width = (int(side) for side in rle["size"])
-        packed = rle["counts"]
+        stated, packed = rle["size"], rle["counts"]
+        height, width = stated
+        if type(height) is not int or type(width) is not int or min(height, width) < 1:
+            raise TypeError("a side is a number of pixels")
+        if len(packed) > MOST_COUNTS:
+            raise RegionError(f"a run-length code of {len(packed)} counts: {MOST_COUNTS} at most")
         counts = unpack(packed) if isinstance(packed, str | bytes) else [int(n) for n in packed]
-    except (KeyError, TypeError, ValueError, IndexError):
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+        if isinstance(error, RegionError):
+            raise
         raise RegionError(
             'a run-length code needs "size": [height, width] and "counts": write it again'
         ) from None
+    if size is not None and (height, width) != tuple(size):
+        raise RegionError(
+            f"a region was drawn on {width} x {height} pixels, not on {size[1]} x {size[0]}"
+        )
+    if height * width > MEGAPIXELS * 10**6:
+        raise RegionError(
+            f"a region of {width} x {height} pixels: {MEGAPIXELS} million are the most"
+        )
     if min(counts, default=-1) < 0 or sum(counts) != height * width:
         raise RegionError(
-            f"a run-length code counts {sum(counts)} pixels of {height} x {width}: write it again"
+            f"a run-length code does not add up to {width} x {height} pixels: write it again"
         )
     values = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
     return torch.from_numpy(np.ascontiguousarray(values.reshape(width, height).T))
@@ -51,6 +72,8 @@ def unpack(text: str | bytes) -> list[int]:
     value = shift = 0
     for code in codes:
         bits = code - 48
+        if not 0 <= bits < 64 or shift > 30:
+            raise ValueError("no such code")
         value |= (bits & 31) << shift
         shift += 5
         if bits & 32:

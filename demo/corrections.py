@@ -21,12 +21,11 @@ from typing import Any
 
 from PIL import Image
 
-from adapters.draw import encode_rle
+from adapters.rle import encode_rle
 from demo.picture import Picture
 from demo.regions import Mark
 from demo.talk import Entry
 from qformer.contracts import LoupeError
-from qformer.regions import Region
 
 MOST_BYTES = 2 * 2**30  # of a folder; then nothing more is kept
 
@@ -48,7 +47,7 @@ class Corrections:
         with self._lock:
             line = {
                 "image": self._image(picture),
-                "regions": [{"rle": rle(region)} for region in question.regions],
+                "regions": [{"rle": encode_rle(region.region_mask)} for region in question.regions],
                 "conversation": [turn],
             }
             self._append(line)
@@ -85,7 +84,7 @@ class Corrections:
         annotation = {
             "image_id": image,
             "category_id": names[label],
-            "segmentation": rle(mark.region),
+            "segmentation": encode_rle(mark.region.region_mask),
             "bbox": [x0, y0, x1 - x0, y1 - y0],
             "area": mark.region.area,
             "iscrowd": 0,
@@ -142,10 +141,6 @@ class Corrections:
             os.replace(part, path)
         except OSError as error:
             raise _unwritable(path, error) from None
-
-
-def rle(region: Region) -> dict:
-    return encode_rle(region.region_mask.cpu().numpy())
 
 
 def _renumbered(text: str, places: dict[int, int]) -> str:

@@ -17,12 +17,13 @@ from PIL import Image
 
 from adapters import draw
 from adapters.images import load_image
+from adapters.rle import decode_rle, encode_rle
 from demo.events import MAX_ANSWER, MAX_QUESTION
 from demo.picture import Picture
 from demo.regions import MAX_LABEL, MAX_REGIONS
 from demo.session import MAX_PICTURES, Session
 from demo.talk import MAX_ENTRIES, Entry
-from qformer.contracts import LoupeError, QuestionError
+from qformer.contracts import LoupeError, QuestionError, RegionError
 from qformer.regions import Region
 
 VERSION = 1
@@ -52,7 +53,7 @@ def written(picture: Picture) -> dict:
                 "box": list(mark.region.box),
                 "area": mark.region.area,
                 "score": mark.region.score,
-                "rle": draw.encode_rle(mark.region.region_mask.cpu().numpy()),
+                "rle": encode_rle(mark.region.region_mask),
             }
             for mark in picture.regions.marks.values()
         ],
@@ -69,9 +70,7 @@ def said(entry: Entry, known: dict[int, Region]) -> dict:
         then = dict(zip(entry.numbers, entry.regions, strict=True))
         changed = {n: one for n, one in then.items() if known.get(n) is not one}
         if changed:
-            told["areas"] = {
-                str(n): draw.encode_rle(one.region_mask.cpu().numpy()) for n, one in changed.items()
-            }
+            told["areas"] = {str(n): encode_rle(one.region_mask) for n, one in changed.items()}
     if entry.role == "answer":
         told |= {"state": entry.state, "rating": entry.rating, "corrected": entry.corrected}
         if entry.certainty is not None:
@@ -155,15 +154,13 @@ def _region(data: Any, size: tuple[int, int]) -> dict[str, Any]:
 
 def _area(rle: Any, size: tuple[int, int]) -> torch.Tensor:
     """Run lengths -> bool (height, width), which must be the picture's size."""
-    if not isinstance(rle, dict) or rle.get("size") != list(size):
-        raise _bad("a region is of another size than its picture")
     try:
-        region_mask = np.ascontiguousarray(draw.decode_rle(rle))
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError):
-        raise _bad("a region's run lengths are damaged") from None
-    if region_mask.shape != size or not region_mask.any():
-        raise _bad("a region's run lengths do not fit its picture")
-    return torch.from_numpy(region_mask)
+        region_mask = decode_rle(rle, size)
+    except RegionError as error:
+        raise _bad(f"of a region: {error}") from None
+    if not region_mask.any():
+        raise _bad("a region is empty")
+    return region_mask
 
 
 def _entry(data: Any, size: tuple[int, int]) -> tuple[str, str, dict, dict[str, Any]]:

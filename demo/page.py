@@ -12,9 +12,11 @@ from collections.abc import Collection
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from adapters import draw
+from adapters.rle import encode_rle
 from demo.models import Loader, fetched
 from demo.picture import Picture
 from demo.regions import MAX_REGIONS, Mark
@@ -98,7 +100,8 @@ def marked(mark: Mark, picture: Picture, area: bool) -> dict:
 
 def encoded(region_mask: np.ndarray, picture: Picture) -> dict:
     """An area at the size in which the picture is displayed."""
-    return draw.encode_rle(draw.resize_region_mask(region_mask, draw.displayed_size(picture.size)))
+    small = draw.resize_region_mask(region_mask, draw.displayed_size(picture.size))
+    return encode_rle(torch.from_numpy(small))
 
 
 # The talk --------------------------------------------------------------------------------------

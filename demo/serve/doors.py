@@ -17,8 +17,8 @@ from typing import Any
 
 from PIL import Image
 
-from adapters import draw
 from adapters.images import load_image, load_region_mask
+from adapters.rle import decode_rle, encode_rle
 from demo import batch
 from demo.arguments import shown
 from demo.serve.limits import BusyError, Limits, is_text
@@ -159,7 +159,7 @@ class Doors:
             raise RegionError('nothing is pointed at: give "points", a "box" or a "mask"')
         with self.look(picture, owner) as view:
             found = self.regions(view, regions)
-            cut = [draw.encode_rle(region.region_mask.cpu().numpy()) for region in found]
+            cut = [encode_rle(region.region_mask) for region in found]
             told = zip(found, cut, strict=True)
             return {"regions": [{**batch.described(one), "rle": rle} for one, rle in told]}
 
@@ -188,9 +188,4 @@ def check_prompt(wanted: Any) -> None:
 
 def run_lengths(rle: dict, size: tuple[int, int]) -> Image.Image:
     """COCO's run lengths as a picture. size: (height, width) they must have, or RegionError."""
-    if rle.get("size") != list(size):
-        raise RegionError(
-            f"the run lengths' size {shown(rle.get('size'))} is not the picture's,"
-            f" {list(size)} (height, width)"
-        )
-    return Image.fromarray(draw.decode_rle(rle))
+    return Image.fromarray(decode_rle(rle, size).numpy())

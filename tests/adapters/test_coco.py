@@ -88,7 +88,7 @@ def test_points_in_a_file_are_a_prompt(tmp_path, held):
     ("held", "says"),
     [
         ("{", "not readable JSON"),
-        ('{"size": [5, 5], "counts": [25]}', "5x5 pixels and the picture 31x24"),
+        ('{"size": [5, 5], "counts": [25]}', "drawn on 5 x 5 pixels, not on 31 x 24"),
         ('{"size": [24, 31], "counts": [744]}', "covers no pixel"),
         ("[[1, 2, 3, 4, 5]]", "is no region"),
         ("[[1, 1, 5, 1, 5, 4, 9]]", "three corners"),

@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 from PIL import Image
 
 from adapters import draw
@@ -8,20 +7,6 @@ from adapters import draw
 def disc(height=40, width=60, radius=10):
     rows, columns = np.mgrid[:height, :width]
     return (rows - height // 2) ** 2 + (columns - width // 2) ** 2 < radius**2
-
-
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
-@pytest.mark.parametrize("size", [(1, 1), (7, 5), (40, 30)])
-def test_run_lengths_come_back_as_they_went(size, share):
-    region_mask = np.random.default_rng(0).random(size) < share
-    assert (draw.decode_rle(draw.encode_rle(region_mask)) == region_mask).all()
-
-
-def test_run_lengths_are_written_as_pycocotools_writes_them():
-    assert draw.encode_rle(disc()) == {
-        "size": [40, 60],
-        "counts": "hj09n02M4N0O2N2O0000000000000001N2N102L3Nah0",
-    }
 
 
 def test_an_overlay_marks_the_region_and_leaves_the_rest():

@@ -21,9 +21,32 @@ def test_what_is_written_is_read_again(size):
         assert decode_rle(encode_rle(region_mask)).equal(region_mask)
 
 
+def test_a_region_is_written_as_pycocotools_writes_it():
+    rows, columns = torch.meshgrid(torch.arange(40), torch.arange(60), indexing="ij")
+    disc = (rows - 20) ** 2 + (columns - 30) ** 2 < 100
+    assert encode_rle(disc) == {
+        "size": [40, 60],
+        "counts": "hj09n02M4N0O2N2O0000000000000001N2N102L3Nah0",
+    }
+
+
+def test_a_code_of_another_size_or_a_huge_one_is_refused_before_it_is_made():
+    with pytest.raises(RegionError, match="drawn on 4 x 3 pixels, not on 5 x 3"):
+        decode_rle({"size": [3, 4], "counts": [12]}, (3, 5))
+    with pytest.raises(RegionError, match="64 million"):
+        decode_rle({"size": [10**6, 10**6], "counts": [0, 10**12]})
+    with pytest.raises(RegionError, match="2000000 at most"):
+        decode_rle({"size": [3, 4], "counts": "0" * 2_000_001})
+
+
 @pytest.mark.parametrize(
     "rle",
     [
+        None,
+        {"size": [3.0, 4], "counts": [12]},
+        {"size": [0, 4], "counts": []},
+        {"size": [3, 4], "counts": [float("inf")]},
+        {"size": [3, 4], "counts": "o" * 60},
         {"size": [3, 4], "counts": [2, 3]},
         {"size": [3, 4], "counts": "23"},
         {"size": [3, 4], "counts": [2, -3, 13]},

@@ -4,8 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
-from adapters.draw import decode_rle
 from adapters.images import load_image
+from adapters.rle import decode_rle
 from demo.corrections import Corrections
 from demo.session import Session
 from qformer.contracts import LoupeError
@@ -35,7 +35,7 @@ def test_an_answer_is_kept_as_a_line_with_its_regions(session, tmp_path):
         {"question": "what is region 1?", "answer": "region 1 is a cup", "regions": [1]}
     ]
     (area,) = line["regions"]
-    assert (decode_rle(area["rle"]) == mark.region.region_mask.numpy()).all()
+    assert decode_rle(area["rle"]).equal(mark.region.region_mask)
     kept = load_image(tmp_path / "kept" / "images" / line["image"])
     assert torch.equal(kept, session.picture().image)
 

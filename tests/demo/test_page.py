@@ -2,7 +2,7 @@ import types
 
 import pytest
 
-from adapters import draw
+from adapters.rle import decode_rle
 from demo import page
 from demo.session import Session
 from qformer.assistant import AssistantConfig, Suggestions
@@ -22,7 +22,7 @@ def test_region_masks_travel_once_and_the_picture_when_opened(session):
     assert first["picture"]["src"].startswith("data:image/png;base64,")
     assert first["pictures"][0]["thumb"].startswith("data:image/png;base64,")
     (region,) = first["regions"]
-    assert (draw.decode_rle(region["rle"]) == mark.region.region_mask.numpy()).all()
+    assert decode_rle(region["rle"]).equal(mark.region.region_mask)
     assert region["points"] == [[10 / 60, 10 / 40, True]]
     assert region["asked"]
     again = page.scene(session)

@@ -72,7 +72,7 @@ class Area:
             left, top = max(0, math.floor(x0)), max(0, math.floor(y0))
             region_mask[top : max(0, math.ceil(y1)), left : max(0, math.ceil(x1))] = True
         elif self.rle is not None:
-            region_mask = decode_rle(self.rle)
+            region_mask = decode_rle(self.rle, size)
         elif self.polygons is not None:
             region_mask = fill_polygons(self.polygons, size)
         else:

@@ -11,11 +11,11 @@ import zlib
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
-import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from adapters import draw
+from adapters.rle import encode_rle
 
 SECRET = "/etc/passwd"
 WATCH = SimpleNamespace(on=False, seen=[])
@@ -145,7 +145,7 @@ def runs(counts, size=(40, 60)):
     return [{"mask": {"size": list(size), "counts": counts}}]
 
 
-ALL = draw.encode_rle(np.ones((40, 60), bool))["counts"]
+ALL = encode_rle(torch.ones(40, 60, dtype=torch.bool))["counts"]
 REGIONS = {
     "a path": [{"mask": SECRET}],
     "a file address": [{"mask": f"file://{SECRET}"}],

@@ -7,7 +7,7 @@ import urllib.request
 import gradio_client
 import pytest
 
-from adapters import draw
+from adapters.rle import decode_rle
 from demo.serve.mcp import TOOLS
 
 POINT = [{"points": [[10, 10, 1]]}]
@@ -24,7 +24,7 @@ def test_the_gradio_client_asks_segments_and_describes(gradio, url, tiny_assista
     told = gradio.predict(url, "what is this?", POINT, api_name="/ask")
     assert told["answer"] == view.ask("what is this?", [region])
     (cut,) = gradio.predict(url, POINT, api_name="/segment")["regions"]
-    assert (draw.decode_rle(cut["rle"]) == region.region_mask.numpy()).all()
+    assert decode_rle(cut["rle"]).equal(region.region_mask)
     told = gradio.predict(url, POINT, api_name="/describe")
     assert (told["caption"], told["regions"][0]["caption"]) == (
         view.caption(),
