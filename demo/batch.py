@@ -67,12 +67,14 @@ def regions(
     found = view.segment([tuple(point) for point in points], None if box is None else tuple(box))
     for warning in found.warnings:
         print(f"loupe: note: {warning}", file=sys.stderr)
-    readings = list(zip(found.region_masks, found.scores.tolist(), strict=True))
+    scores = found.scores.tolist()
     if not every:
-        return [view.region(readings[0][0], name, readings[0][1])]
+        return [view.region(found.region_masks[0], name, scores[0])]
     return [
         view.region(region_mask, f"{name} reading {reading}", score)
-        for reading, (region_mask, score) in enumerate(readings, 1)
+        for reading, (region_mask, score) in enumerate(
+            zip(found.region_masks, scores, strict=True), 1
+        )
         if region_mask.any()
     ]
 
