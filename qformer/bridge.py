@@ -80,7 +80,7 @@ class PassRows:
         return [self._only(slice(n, n + 1), crops.get(n)) for n in range(len(self))]
 
     def _only(self, rows: slice, crop: int | None) -> PassRows:
-        values = {
+        values: dict[str, Any] = {
             one.name: None if value is None else value[rows]
             for one in dataclasses.fields(self)
             if one.name != "focal"
