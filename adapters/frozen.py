@@ -22,7 +22,7 @@ class Frozen(nn.Module):
     @property
     def device(self) -> torch.device:
         # What accelerate keeps elsewhere until it is used is on the meta device meanwhile.
-        devices = [parameter.device for parameter in self.parameters()]
+        devices = (parameter.device for parameter in self.parameters())
         return next((one for one in devices if one.type != "meta"), torch.device("cpu"))
 
     @property

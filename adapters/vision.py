@@ -76,6 +76,9 @@ class Normalisation:
         return cls(tuple(mean), tuple(std), resample)
 
 
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear")
+
+
 class HuggingFaceVisionEncoder(Frozen):
     """qformer's VisionEncoder over a ViT of transformers.
 

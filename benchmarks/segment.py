@@ -12,17 +12,22 @@ import gc
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from adapters.efficientsam import EfficientSam, EfficientSamConfig
+from adapters.images import load_image
 from adapters.segmenter_efficientsam import EfficientSamSegmenter
-from adapters.segmenter_mobilesam import IMAGENET, MobileSam, MobileSamSegmenter
+from adapters.segmenter_mobilesam import MobileSam, MobileSamSegmenter
 from adapters.segmenter_sam import SamSegmenter
 from adapters.segmenter_sam2 import Sam2Segmenter
+from adapters.segmenters import open_segmenter
 from adapters.tinyvit import TinyVitConfig
+from adapters.vision import IMAGENET
 from benchmarks.measure import Ratio, compare, extra_memory
 from qformer.contracts import SegmentPrompt
 from qformer.proposals import Everything
@@ -74,6 +79,12 @@ def picture(height: int = 480, width: int = 640) -> torch.Tensor:
     return torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8)
 
 
+def village() -> torch.Tensor:
+    """What the embedded segmenter was trained on, (480, 640, 3)."""
+    with Image.open(Path("demo/examples/village.png")) as shown:
+        return load_image(shown.resize((640, 480)))
+
+
 def seconds(run: Callable[[], Any], repeats: int) -> float:
     times = []
     for _ in range(repeats):
@@ -106,23 +117,21 @@ def family(name: str, repeats: int) -> None:
     )
 
 
-def bare_click(repeats: int) -> Ratio:
-    """`segment`, with cleaning and masks at the picture's size, beside transformers' forward from
-    image embeddings to low-resolution logits."""
-    torch.manual_seed(0)
-    segmenter = small()
-    embedding = segmenter.encode(picture())
-    click = SegmentPrompt(((320.0, 240.0, 1),))
-    points = torch.tensor([[[[320.0, 240.0]]]]) * torch.tensor(embedding.scale)
+def bare_click(named: str, segmenter: SamSegmenter, image: torch.Tensor, repeats: int) -> Ratio:
+    """A click and the mask it shows, cleaned, at the picture's size, beside transformers' forward
+    from image embeddings to low-resolution logits."""
+    x, y = image.shape[1] / 2, image.shape[0] / 2
+    embedding, click = segmenter.encode(image), SegmentPrompt(((x, y, 1),))
+    points = torch.tensor([[[[x, y]]]]) * torch.tensor(embedding.scale)
 
     @torch.no_grad()
     def bare(_: None) -> None:
         segmenter.model(image_embeddings=embedding.features[0], input_points=points)
 
     return compare(
-        "a click on an encoded picture, ours / the bare decoder",
-        lambda _: segmenter.segment(embedding, click), bare, repeats, lambda: None,
-        time.process_time,
+        f"a click on an encoded picture, {named}, ours / the bare decoder",
+        lambda _: segmenter.segment(embedding, click).region_masks[0], bare, repeats,
+        lambda: None, time.process_time,
     )  # fmt: skip
 
 
@@ -135,7 +144,6 @@ def thresholds(segmenter: SamSegmenter, image: torch.Tensor, per_side: int) -> t
 
 
 def everything(per_side: int, repeats: int) -> None:
-    from PIL import Image
     from transformers import MaskGenerationPipeline
     from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
@@ -185,7 +193,10 @@ def main() -> None:
         if name in FAMILIES:
             family(name, arguments.repeats)
     if "click" in wanted:
-        print(bare_click(arguments.repeats), flush=True)
+        torch.manual_seed(0)
+        print(bare_click("SAM's own decoder, random", small(), picture(), arguments.repeats))
+        trained = open_segmenter("embedded")
+        print(bare_click("the embedded one", trained, village(), arguments.repeats), flush=True)
     if "everything" in wanted:
         everything(arguments.points, max(1, arguments.repeats // 3))
 

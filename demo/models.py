@@ -85,10 +85,20 @@ class Loader:
         self.segmenter: str | None = None  # another than the model's own
         self._assistant: Assistant | None = None
         self._changed = threading.Condition()
+        self._wanted = threading.Event()
 
-    def start(self) -> Loader:
-        self._begin(self.title or "the model", self._build)
+    def start(self, after: float = 0.0) -> Loader:
+        """Begin, in so many seconds or as soon as somebody is in a hurry."""
+
+        def build() -> Assistant:
+            self._wanted.wait(after)
+            return self._build()
+
+        self._begin(self.title or "the model", build)
         return self
+
+    def hurry(self) -> None:
+        self._wanted.set()
 
     def choose(self, model: str, segmenter: str | None) -> None:
         """Read another model; the present one stays until it is there. Raises LoupeError."""
@@ -149,6 +159,7 @@ class Loader:
 
     def wait(self) -> Assistant:
         """The assistant, once it is there. Raises the LoupeError that building it met."""
+        self.hurry()
         with self._changed:
             self._changed.wait_for(
                 lambda: self._assistant is not None or (self.error and self.loading is None)

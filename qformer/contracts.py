@@ -191,7 +191,7 @@ class Segmentation:
     object and the whole. Which of them is meant, only the user knows: `View.refine` goes on from
     any."""
 
-    region_masks: Tensor  # bool (m, height, width)
+    region_masks: Sequence[Tensor]  # m of bool (height, width), made when they are looked at
     scores: Tensor  # (m,) predicted intersection over union
     logits: Tensor  # (m, h, w) low resolution, for `SegmentPrompt.logits`
     prompt: SegmentPrompt = field(default_factory=SegmentPrompt)  # what was asked

@@ -3,7 +3,6 @@ import torch
 
 from adapters.boxes import near_crop_edge, suppress
 from adapters.everything import crops, tidy
-from adapters.segmenter import side
 from qformer.contracts import LoupeError
 from qformer.proposals import Everything, Proposal
 
@@ -49,18 +48,6 @@ def test_tidied_areas_that_became_alike_leave_the_untouched_one():
     assert [one.score for one in kept] == [0.9]
     (alone,) = tidy(found[:1], Everything(min_mask_region_area=10))
     assert alone.area == 1600
-
-
-@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
-def test_growing_by_two_matrices_is_growing_by_two_resizes(mode):
-    low = torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
-    device = torch.device("cpu")
-    rows = side(16, 64, 48, 31, mode, device)
-    columns = side(16, 64, 64, 97, mode, device)
-    resize = torch.nn.functional.interpolate
-    large = resize(low[None, None], (64, 64), mode=mode)[..., :48, :]
-    expected = resize(large, (31, 97), mode=mode)[0, 0]
-    torch.testing.assert_close(rows @ low @ columns.T, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
