@@ -42,8 +42,8 @@ def generate(
     cancel: Cancel | None = None,
     embedding: Any = None,
 ) -> list[Proposal]:
-    """See qformer's Segmenter. settings: an Everything that leaves nothing open. embedding: of the whole image. Raises
-    StoppedError."""
+    """See qformer's Segmenter. settings: an Everything that leaves nothing open. embedding: of the
+    whole image. Raises StoppedError."""
     size = image.shape[0], image.shape[1]
     looked = crops(size, settings)
     done, total = 0, sum(len(crop.points) for crop in looked)
