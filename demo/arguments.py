@@ -80,9 +80,17 @@ def everything_of(command: argparse.ArgumentParser) -> None:
     for name, kind, says in (
         ("points-per-side", int, "clicks a side (16 on a CPU, 32 on a GPU)"),
         ("points-per-batch", int, "clicks at once, which sets the memory (8, or 64)"),
-        ("pred-iou-thresh", float, "keep masks of a higher predicted IoU (0.88)"),
-        ("stability-score-thresh", float, "keep masks of a higher stability (0.95)"),
-        ("stability-score-offset", float, "how far the threshold is moved for it (1)"),
+        ("pred-iou-thresh", float, "keep masks of higher predicted IoU (the model's: SAM 0.88)"),
+        (
+            "stability-score-thresh",
+            float,
+            "keep masks of a higher stability (the model's: SAM 0.95)",
+        ),
+        (
+            "stability-score-offset",
+            float,
+            "how far the threshold moves for it (the model's: SAM 1)",
+        ),
         ("box-nms-thresh", float, "of two boxes that overlap more, keep the better (0.7)"),
         ("crop-n-layers", int, "look again at 4, 16, ... crops (0)"),
         ("crop-nms-thresh", float, "as box-nms-thresh, between crops (0.7)"),
