@@ -22,8 +22,8 @@ def arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--top", metavar="N", type=int, default=20, help="how many (%(default)s)")
     command.add_argument("--model", metavar="M", default="Salesforce/blip2-itm-vit-g",
                           help="a Blip2ForImageTextRetrieval (%(default)s)")  # fmt: skip
-    command.add_argument("--vision", metavar="V", help="for a LAVIS .pth: its vision encoder's"
-                         " folder or hub id")  # fmt: skip
+    command.add_argument("--vision", metavar="V", help="for a LAVIS .pth without its vision"
+                         " encoder: that one's folder or hub id")  # fmt: skip
     command.add_argument("--tokenizer", metavar="T", help="... and its tokenizer's"
                          " (bert-base-uncased)")  # fmt: skip
     command.add_argument("--device", default="cpu", help="cpu, cuda, mps (%(default)s)")
