@@ -17,6 +17,8 @@ from torch import Tensor
 
 from adapters.boxes import Box, near_crop_edge, suppress
 from adapters.components import drop_specks, fill_holes
+from adapters.grow import grow, window
+from adapters.prompts import Prompts
 from qformer.contracts import StoppedError
 from qformer.proposals import Everything, Proposal
 
@@ -35,18 +37,15 @@ class Crop:
 def generate(
     segmenter: Any,
     image: Tensor,
-    settings: Everything | None = None,
+    settings: Any,
     progress: Progress | None = None,
     cancel: Cancel | None = None,
     embedding: Any = None,
 ) -> list[Proposal]:
-    """See qformer's Segmenter. embedding: of the whole image. Raises StoppedError."""
-    settings = settings or Everything()
-    on_gpu = segmenter.device.type != "cpu"
-    per_side = settings.points_per_side or (32 if on_gpu else 16)
-    batch = settings.points_per_batch or (64 if on_gpu else 8)
+    """See qformer's Segmenter. settings: an Everything that leaves nothing open. embedding: of the
+    whole image. Raises StoppedError."""
     size = image.shape[0], image.shape[1]
-    looked = crops(size, per_side, settings)
+    looked = crops(size, settings)
     done, total = 0, sum(len(crop.points) for crop in looked)
     found: list[Proposal] = []
     for crop in looked:
@@ -57,7 +56,7 @@ def generate(
         else:
             seen = embedding
         here: list[Proposal] = []
-        for points in crop.points.split(batch):
+        for points in crop.points.split(settings.points_per_batch):
             stop_if(cancel)
             here += survivors(segmenter, seen, points, crop, size, settings)
             done += len(points)
@@ -76,9 +75,9 @@ def stop_if(cancel: Cancel | None) -> None:
         raise StoppedError("stopped: what was found so far is dropped")
 
 
-def crops(size: tuple[int, int], per_side: int, settings: Everything) -> list[Crop]:
+def crops(size: tuple[int, int], settings: Any) -> list[Crop]:
     """The whole picture, then (2^i)^2 overlapping crops of layer i, each with its clicks."""
-    height, width = size
+    (height, width), per_side = size, settings.points_per_side
     whole = (0, 0, width, height)
     looked = [Crop(whole, grid(per_side, whole))]
     for layer in range(1, settings.crop_n_layers + 1):
@@ -109,32 +108,34 @@ def survivors(
     points: Tensor,
     crop: Crop,
     size: tuple[int, int],
-    settings: Everything,
+    settings: Any,
 ) -> Iterator[Proposal]:
     """What a batch of clicks finds, after the thresholds, in the model's order."""
     scale = torch.tensor(seen.scale, dtype=points.dtype)
     clicks = (points * scale).float().to(segmenter.device)[:, None]
     labels = torch.ones(clicks.shape[:2], dtype=torch.long, device=clicks.device)
-    logits, scores = segmenter.decode(seen, clicks, labels, several=True)
+    logits, scores = segmenter.decode(seen, Prompts(clicks, labels))
     logits, scores = logits.flatten(0, 1).float(), scores.flatten(0, 1).float()
     each = scores.numel() // len(points)
     passed = scores > settings.pred_iou_thresh if settings.pred_iou_thresh > 0 else scores == scores
     left, top = crop.box[:2]
     rows, columns = segmenter.sides(seen, logits)
     for index in passed.nonzero().flatten().tolist():
-        window = Window.of(logits[index], rows, columns, settings.stability_score_offset)
-        if window is None:
+        part = window(logits[index], rows, columns, -settings.stability_score_offset)
+        if part is None:
             continue
-        stability = window.stability(settings.stability_score_offset)
+        down, across = part
+        grown = grow(logits[index], rows[down], columns[across])
+        stability = stability_of(grown, settings.stability_score_offset)
         if settings.stability_score_thresh > 0 and not stability > settings.stability_score_thresh:
             continue
-        region_mask = window.logits > 0
+        region_mask = grown > 0
         if not region_mask.any():
             continue
         x, y = points[index // each].tolist()
         proposal = Proposal.within(
             region_mask,
-            (window.left + left, window.top + top),
+            (across.start + left, down.start + top),
             size,
             score=float(scores[index]),
             stability=stability,
@@ -145,46 +146,10 @@ def survivors(
             yield proposal
 
 
-@dataclass(frozen=True)
-class Window:
-    """The logits of one mask at the picture's resolution, where any may be above -offset."""
-
-    logits: Tensor
-    left: int
-    top: int
-
-    @classmethod
-    def of(cls, low: Tensor, rows: Tensor, columns: Tensor, offset: float) -> Window | None:
-        """low: (h, w); rows: (H, h), columns: (W, w) from `side`. None where nothing can be."""
-        if (rows < 0).any() or (columns < 0).any():  # bicubic: what is outside counts as well
-            return cls(rows @ low @ columns.T, 0, 0)
-        # Linear weights are a mean, which is above -offset only where something under it is.
-        high = low > -offset
-        ys = touched(high.any(1), rows)
-        xs = touched(high.any(0), columns)
-        if ys is None or xs is None:
-            return None
-        near_rows, near_columns = read(rows[ys]), read(columns[xs])
-        small = low[near_rows, near_columns]
-        grown = rows[ys, near_rows] @ small @ columns[xs, near_columns].T
-        return cls(grown, xs.start, ys.start)
-
-    def stability(self, offset: float) -> float:
-        """The IoU of the outlines at +offset and -offset."""
-        inner, outer = (self.logits > offset).sum(), (self.logits > -offset).sum()
-        return float(inner / outer) if outer else 0.0
-
-
-def touched(high: Tensor, matrix: Tensor) -> slice | None:
-    """The stretch of outputs that any of the low-resolution places marked in `high` enters."""
-    reached = (matrix[:, high] > 0).any(1).nonzero()
-    return slice(int(reached[0]), int(reached[-1]) + 1) if len(reached) else None
-
-
-def read(matrix: Tensor) -> slice:
-    """The stretch of low-resolution places that these outputs read."""
-    used = (matrix > 0).any(0).nonzero()
-    return slice(int(used[0]), int(used[-1]) + 1)
+def stability_of(logits: Tensor, offset: float) -> float:
+    """The IoU of the outlines at +offset and -offset."""
+    inner, outer = (logits > offset).sum(), (logits > -offset).sum()
+    return float(inner / outer) if outer else 0.0
 
 
 def best(found: list[Proposal], worth: list[float], threshold: float) -> list[Proposal]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from adapters.decoding import search, write, write_together
+from adapters.decoding import search_together, write
 from adapters.language import HuggingFaceLanguageModel
 from adapters.tokenizer import Tokenizer
 from qformer.contracts import Decoding, QuestionError
@@ -36,6 +36,8 @@ class DecoderLanguageModel(HuggingFaceLanguageModel):
 
     def __init__(self, model: Any, tokenizer: Tokenizer) -> None:
         super().__init__(model, tokenizer, getattr(model.config, "max_position_embeddings", 2048))
+        if (head := model.get_output_embeddings()) is not None:
+            head.register_forward_pre_hook(_packed)
         self.freeze()
 
     def new_prefix(self) -> Prefix:
@@ -98,8 +100,7 @@ class DecoderLanguageModel(HuggingFaceLanguageModel):
             state.grow()
             return read(self.embed(tokens)[:, None])
 
-        stops = set(self.stop_ids)
-        return write_together(read(inputs_embeds), step, state.select, decoding, stops, room)
+        return self._side_by_side(read(inputs_embeds), step, state.select, decoding, room)
 
     def _generate(
         self, inputs_embeds: Tensor, decoding: Decoding, prefix: Prefix, stops: set[int]
@@ -113,12 +114,13 @@ class DecoderLanguageModel(HuggingFaceLanguageModel):
         ids: list[int] = []
         if decoding.beams > 1:
             beams = _fork(cache)
-            ids = search(
+            (ids,) = search_together(
                 logits,
                 lambda tokens: self._read(self.embed(tokens)[:, None], beams),
                 beams.reorder_cache,
                 decoding,
                 stops,
+                [decoding.max_new_tokens],
             )
             yield from (i for i in ids if i not in stops)
             unread = ids  # the best beam's keys may be gone: the answer is read again
@@ -163,6 +165,12 @@ class DecoderLanguageModel(HuggingFaceLanguageModel):
             [torch.arange(n) + len(p) - 1 - first for p, n in zip(prompts, sizes, strict=True)]
         )
         return list(logits[row.to(self.device), place.to(self.device)].split(sizes))
+
+
+def _packed(head: Any, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The last states of a sequence, cut out of it, with memory of their own: torch (2.13) would
+    multiply the cut by a copy of the whole table of words, which costs as much as the layers."""
+    return tuple(one.clone(memory_format=torch.contiguous_format) for one in states)
 
 
 class _Batch:

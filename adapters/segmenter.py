@@ -5,10 +5,11 @@ A family (SAM, SAM 2, ...) is a short subclass that says what it can be asked, a
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor
 from adapters import everything
 from adapters.components import Cleanup, clean
 from adapters.frozen import Frozen
+from adapters.grow import Side, inside, side
+from adapters.prompts import Prompts
 from adapters.vision import Normalisation
 from qformer.contracts import Capabilities, RegionError, Segmentation, SegmentPrompt
 from qformer.proposals import Everything, Proposal
@@ -46,6 +49,24 @@ class Embedding:
         return columns / width, rows / height
 
 
+@dataclass(frozen=True, eq=False)
+class RegionMasks(Sequence[Tensor]):
+    """Those of low-resolution logits (m, h, w), cleaned of holes and specks: bool (H, W) each. A
+    click shows one of its three, so each is made when it is asked for, and not kept."""
+
+    logits: Tensor
+    sides: tuple[Side, Side]
+    cleanup: Cleanup
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return dataclasses.replace(self, logits=self.logits[place])
+        return clean(inside(self.logits[place], *self.sides), self.cleanup)
+
+
 class PromptableSegmenter(Frozen):
     """qformer's Segmenter. A family sets `capabilities` and gives `features` and `decode`."""
 
@@ -53,6 +74,9 @@ class PromptableSegmenter(Frozen):
     capabilities: Capabilities
     pads: ClassVar[bool] = True  # longest side to the input, then zeros; else stretched
     grows: ClassVar[str] = "bilinear"  # how logits reach the picture's size
+    usual = Everything(  # of everything mode; SAM's
+        pred_iou_thresh=0.88, stability_score_thresh=0.95, stability_score_offset=1.0
+    )
 
     def __init__(self, model: Any, input_size: int, normalisation: Normalisation) -> None:
         super().__init__()
@@ -71,18 +95,9 @@ class PromptableSegmenter(Frozen):
         """(1, 3, size, size) -> what the decoder reads of a picture."""
         raise NotImplementedError
 
-    def decode(
-        self,
-        embedding: Embedding,
-        points: Tensor | None = None,
-        labels: Tensor | None = None,
-        boxes: Tensor | None = None,
-        logits: Tensor | None = None,
-        several: bool = True,
-    ) -> tuple[Tensor, Tensor]:
-        """n prompts at once, in pixels of the input: points (n, k, 2), labels (n, k), boxes (n, 4),
-        logits (n, h, w), n = 1 for these. Returns low-resolution logits (n, m, h, w) and predicted
-        IoU (n, m), in the model's own order. Gradients reach the decoder: training calls it."""
+    def decode(self, embedding: Embedding, prompts: Prompts) -> tuple[Tensor, Tensor]:
+        """Low-resolution logits (n, m, h, w) and predicted IoU (n, m), in the model's own order.
+        Gradients reach the decoder: training calls it."""
         raise NotImplementedError
 
     # What all do alike
@@ -150,7 +165,7 @@ class PromptableSegmenter(Frozen):
         if not several:
             order = order[:1]
         logits, scores = logits[order], scores[order]
-        region_masks = torch.stack([self.region_mask(one, embedding) for one in logits])
+        region_masks = RegionMasks(logits, self.sides(embedding, logits), self.cleanup)
         return Segmentation(region_masks, scores.clamp(0, 1), logits, prompt, warnings)
 
     @torch.no_grad()
@@ -158,17 +173,8 @@ class PromptableSegmenter(Frozen):
         self, embedding: Embedding, prompt: SegmentPrompt, several: bool
     ) -> tuple[Tensor, Tensor]:
         """A prompt in pixels of the picture, decoded: (m, h, w) and (m,), the model's order."""
-        scale = torch.tensor(embedding.scale, device=self.device)
-        points = labels = boxes = logits = None
-        if prompt.points:
-            given = torch.tensor(prompt.points, dtype=torch.float32, device=self.device)
-            points, labels = (given[:, :2] * scale)[None], given[None, :, 2].long()
-        if prompt.box is not None:
-            box = torch.tensor(prompt.box, dtype=torch.float32, device=self.device)
-            boxes = (box * scale.repeat(2))[None]
-        if prompt.logits is not None:
-            logits = prompt.logits[None].to(self.device, self.dtype)
-        found, scores = self.decode(embedding, points, labels, boxes, logits, several)
+        prompts = Prompts.of(prompt, embedding.scale, self.device, self.dtype, several)
+        found, scores = self.decode(embedding, prompts)
         return found[0].float(), scores[0].float()
 
     def admit(self, prompt: SegmentPrompt) -> tuple[SegmentPrompt, tuple[str, ...]]:
@@ -223,26 +229,16 @@ class PromptableSegmenter(Frozen):
 
     # Low resolution -> picture
 
-    def sides(self, embedding: Embedding, low: Tensor) -> tuple[Tensor, Tensor]:
-        """The resize of low-resolution logits (..., h, w) as two matrices, (H, h) and (W, w)."""
+    def sides(self, embedding: Embedding, low: Tensor) -> tuple[Side, Side]:
+        """The way of low-resolution logits (..., h, w) to the picture, down and across."""
 
-        def one(axis: int) -> Tensor:
+        def one(axis: int) -> Side:
             small, full = low.shape[axis - 2], embedding.size[axis]
-            inside = embedding.scaled_size[axis] if self.pads else small
+            kept = embedding.scaled_size[axis] if self.pads else small
             padded = self.input_size if self.pads else small
-            return side(small, padded, inside, full, self.grows, low.device)
+            return side(small, padded, kept, full, self.grows, low.device)
 
         return one(0), one(1)
-
-    def upsample(self, logits: Tensor, embedding: Embedding) -> Tensor:
-        """(h, w) -> logits (H, W) of the picture, the padding cut away."""
-        rows, columns = self.sides(embedding, logits)
-        return grow(logits, rows, columns)
-
-    def region_mask(self, logits: Tensor, embedding: Embedding) -> Tensor:
-        """(h, w) -> bool (H, W), cleaned of holes and specks as `cleanup` says."""
-        rows, columns = self.sides(embedding, logits)
-        return clean(inside(logits, rows, columns), self.cleanup)
 
     @torch.no_grad()
     def everything(
@@ -256,7 +252,15 @@ class PromptableSegmenter(Frozen):
         """All that a grid of clicks finds; see qformer's Segmenter."""
         if embedding is not None:
             self.check(embedding, image)
-        return everything.generate(self, image, settings, progress, cancel, embedding)
+        return everything.generate(
+            self, image, self.settings(settings), progress, cancel, embedding
+        )
+
+    def settings(self, asked: Everything | None = None) -> Everything:
+        """What `everything` goes by: as asked, the rest as it suits this model and device."""
+        on_gpu = self.device.type != "cpu"
+        grid = Everything(32, 64) if on_gpu else Everything(16, 8)
+        return (asked or Everything()).over(self.usual).over(grid)
 
     def find(
         self,
@@ -276,42 +280,3 @@ def fingerprint(image: Tensor) -> str:
     digest = hashlib.blake2b(repr(tuple(image.shape)).encode(), digest_size=12)
     digest.update(image.cpu().contiguous().numpy().data)
     return digest.hexdigest()
-
-
-@lru_cache(maxsize=16)
-def side(low: int, padded: int, kept: int, full: int, mode: str, device: torch.device) -> Tensor:
-    """One side of the way from low resolution to the picture, (full, low): `low` values grow to
-    `padded`, of which the first `kept` are resized to `full`. Resizing is linear and works on each
-    side alone, so two such matrices say all of it; they are also faster than two resizes."""
-
-    def resized(matrix: Tensor, length: int) -> Tensor:
-        if length == len(matrix):
-            return matrix
-        shape = (length, low)
-        return F.interpolate(matrix[None, None], shape, mode=mode, align_corners=False)[0, 0]
-
-    return resized(resized(torch.eye(low), padded)[:kept], full).to(device)
-
-
-def grow(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """(..., h, w) -> (..., H, W)."""
-    return rows @ logits @ columns.T
-
-
-def inside(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Where `grow` of (h, w) is above 0, bool (H, W); computed only where it can be."""
-    positive = logits > 0
-    region_mask = torch.zeros(len(rows), len(columns), dtype=torch.bool, device=logits.device)
-    if not positive.any():
-        positive[:] = True  # a cubic resize may still rise above 0
-    window = []
-    for matrix, axis in ((rows, 1), (columns, 0)):
-        # A mean of values none of which is positive is not positive; cubic resizes are no means.
-        reached = (matrix[:, positive.any(axis)] != 0).any(1).nonzero()
-        means = bool(matrix.min() >= 0)
-        if means and not len(reached):  # what is positive is not read at all: a picture of a pixel
-            return region_mask
-        window.append(slice(int(reached[0]), int(reached[-1]) + 1) if means else slice(None))
-    down, across = window
-    region_mask[down, across] = grow(logits, rows[down], columns[across]) > 0
-    return region_mask

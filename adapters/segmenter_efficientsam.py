@@ -11,16 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adapters.efficientsam import BOTTOM_RIGHT, TOP_LEFT, EfficientSam, EfficientSamConfig
+from adapters.prompts import Prompts
 from adapters.release import load_strictly, read_weights, shape_of, weight_file
 from adapters.segmenter import Embedding, PromptableSegmenter
-from adapters.vision import Normalisation
+from adapters.vision import IMAGENET
 from adapters.weights import Source
 from qformer.config import from_dict
 from qformer.contracts import Capabilities
 
 FILES = ("model.safetensors", "efficient_sam_vitt.pt", "efficient_sam_vits.pt")
 HEAD_WIDTH = 64  # of both releases' encoders
-IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear")
 
 
 class EfficientSamSegmenter(PromptableSegmenter):
@@ -70,26 +70,18 @@ class EfficientSamSegmenter(PromptableSegmenter):
     def features(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         return (self.model.image_encoder(pixel_values),)
 
-    def decode(
-        self,
-        embedding: Embedding,
-        points: Tensor | None = None,
-        labels: Tensor | None = None,
-        boxes: Tensor | None = None,
-        logits: Tensor | None = None,
-        several: bool = True,
-    ) -> tuple[Tensor, Tensor]:
+    def decode(self, embedding: Embedding, prompts: Prompts) -> tuple[Tensor, Tensor]:
         places, kinds = [], []
-        if boxes is not None:  # first, so that it is never what is cut
-            places.append(boxes.unflatten(1, (2, 2)))
-            corners = torch.tensor([TOP_LEFT, BOTTOM_RIGHT], device=boxes.device)
-            kinds.append(corners.expand(len(boxes), 2))
-        if points is not None and labels is not None:
-            places.append(points)
-            kinds.append(labels)
-        prompts = self.model.prompt_encoder(torch.cat(places, 1), torch.cat(kinds, 1))
-        found, scores = self.model.mask_decoder(embedding.features[0], self.places, prompts)
-        chosen = slice(1, None) if several else slice(0, 1)
+        if prompts.boxes is not None:  # first, so that it is never what is cut
+            places.append(prompts.boxes.unflatten(1, (2, 2)))
+            corners = torch.tensor([TOP_LEFT, BOTTOM_RIGHT], device=self.device)
+            kinds.append(corners.expand(len(prompts.boxes), 2))
+        if prompts.points is not None and prompts.labels is not None:
+            places.append(prompts.points)
+            kinds.append(prompts.labels)
+        asked = self.model.prompt_encoder(torch.cat(places, 1), torch.cat(kinds, 1))
+        found, scores = self.model.mask_decoder(embedding.features[0], self.places, asked)
+        chosen = slice(1, None) if prompts.several else slice(0, 1)
         return found[:, chosen], scores[:, chosen]
 
 

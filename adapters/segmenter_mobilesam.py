@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Self
 
 import torch
@@ -17,13 +16,12 @@ from torch import Tensor, nn
 from adapters.release import load_strictly, read_weights, shape_of, weight_file
 from adapters.segmenter_sam import SamSegmenter
 from adapters.tinyvit import TinyVit, TinyVitConfig
-from adapters.vision import Normalisation
+from adapters.vision import IMAGENET
 from adapters.weights import Source
 from qformer.config import from_dict
 from qformer.contracts import Capabilities
 
 FILES = ("model.safetensors", "mobile_sam.pt")
-IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear")
 UNUSED = ("image_encoder.norm_head.", "image_encoder.head.")  # TinyViT's classifier
 
 # Parts of names, as SAM's release and as transformers write them; a name holds at most one.
@@ -86,10 +84,6 @@ class MobileSam(nn.Module):
             mask_decoder_config={"hidden_size": vision.channels, **(decoder or {})},
         )
         config.mask_decoder_config._attn_implementation = "sdpa"
-        self.config = SimpleNamespace(
-            vision_config=SimpleNamespace(image_size=vision.image_size),
-            prompt_encoder_config=config.prompt_encoder_config,
-        )
         self.vision, self.decoder, self.grid = vision, decoder or {}, grid
         self.image_encoder = TinyVit(vision)
         self.shared_image_embedding = SamPositionalEmbedding(config.vision_config)

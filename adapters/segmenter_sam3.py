@@ -12,8 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from adapters.folder import open_model, read_settings
+from adapters.grow import grow
+from adapters.prompts import Prompts
 from adapters.roi import roi_align
-from adapters.segmenter import Embedding, grow
+from adapters.segmenter import Embedding
+from adapters.segmenter_folder import FolderSegmenter
 from adapters.segmenter_sam2 import Sam2Segmenter
 from adapters.vision import Normalisation
 from adapters.weights import Source
@@ -33,7 +36,7 @@ class Sam3TrackerSegmenter(Sam2Segmenter):
     kinds = ("sam3_tracker", "sam3_tracker_video")
     architecture = "Sam3TrackerModel"
     capabilities = Capabilities(resize="stretched", licence=LICENCE)
-    usual = HALF
+    normal = HALF
 
 
 class Sam3Segmenter(Sam3TrackerSegmenter):
@@ -48,7 +51,7 @@ class Sam3Segmenter(Sam3TrackerSegmenter):
         if tracker is not None:
             super().__init__(tracker, normalisation)
         else:  # what takes clicks is missing
-            super(Sam2Segmenter, self).__init__(detector, image_size(detector), normalisation)
+            super(FolderSegmenter, self).__init__(detector, image_size(detector), normalisation)
         self.clicks = tracker is not None
         self.capabilities = Capabilities(
             points=self.clicks, negatives=self.clicks, boxes=self.clicks,
@@ -98,10 +101,10 @@ class Sam3Segmenter(Sam3TrackerSegmenter):
             self.detector.vision_encoder.backbone.forget()
         return (*clicked, *seen.fpn_hidden_states[:-1])
 
-    def decode(self, embedding: Embedding, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def decode(self, embedding: Embedding, prompts: Prompts) -> tuple[Tensor, Tensor]:
         if not self.clicks:
             raise RegionError("this SAM 3 folder holds no tracker and reads no clicks: give a text")
-        return super().decode(embedding, *args, **kwargs)
+        return super().decode(embedding, prompts)
 
     @torch.no_grad()
     def find(

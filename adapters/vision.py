@@ -54,7 +54,11 @@ class Normalisation:
 
     @classmethod
     def open(cls, source: Source, revision: str | None = None) -> Self:
-        settings = read_settings(source, "preprocessor_config.json", revision)
+        return cls.of(read_settings(source, "preprocessor_config.json", revision), source)
+
+    @classmethod
+    def of(cls, settings: dict[str, Any], source: Source) -> Self:
+        """settings: of that file. source: what an error names."""
         try:
             mean, std = settings["image_mean"], settings["image_std"]
         except KeyError as key:
@@ -74,6 +78,9 @@ class Normalisation:
                 f"{settings['resample']}; 2 (bilinear) and 3 (bicubic) are known"
             )
         return cls(tuple(mean), tuple(std), resample)
+
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear")
 
 
 class HuggingFaceVisionEncoder(Frozen):

@@ -78,7 +78,7 @@ def build_page(chat: Callable[[], Chat], title: str) -> gr.Blocks:
         for event in (operated, working):
             event.failure(None, js="() => { document.dispatchEvent(new Event('loupe:lost')); }")
         talk.stop(stop, key, talk, cancels=[working], **quiet)
-    return blocks.queue(max_size=64, api_open=False)
+    return blocks
 
 
 def theme() -> gr.themes.Base:

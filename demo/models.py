@@ -34,8 +34,7 @@ class Chooser:
     memory: str | None = None
 
     def models(self) -> list[dict[str, Any]]:
-        """{"model", "suits", "licence", "memory" in bytes} each; counted on models without
-        weights, which takes a moment."""
+        """{"model", "suits", "licence", "memory" in bytes} each."""
         from adapters.catalogue import rows
 
         weights = Path(__file__).parents[1] / "adapters" / "embedded"
@@ -61,7 +60,7 @@ class Chooser:
         from adapters.catalogue import CATALOGUE
         from qformer.contracts import LoupeError
 
-        models = {EMBEDDED, *(listed.model for listed in CATALOGUE if listed.language)}
+        models = {EMBEDDED, *(listed.model for listed in CATALOGUE if listed.answers)}
         if model not in models or segmenter not in {None, *(name for name, _, _ in SEGMENTERS)}:
             raise LoupeError("this model is not on the list: choose one of those shown")
 
@@ -86,10 +85,20 @@ class Loader:
         self.segmenter: str | None = None  # another than the model's own
         self._assistant: Assistant | None = None
         self._changed = threading.Condition()
+        self._wanted = threading.Event()
 
-    def start(self) -> Loader:
-        self._begin(self.title or "the model", self._build)
+    def start(self, after: float = 0.0) -> Loader:
+        """Begin, in so many seconds or as soon as somebody is in a hurry."""
+
+        def build() -> Assistant:
+            self._wanted.wait(after)
+            return self._build()
+
+        self._begin(self.title or "the model", build)
         return self
+
+    def hurry(self) -> None:
+        self._wanted.set()
 
     def choose(self, model: str, segmenter: str | None) -> None:
         """Read another model; the present one stays until it is there. Raises LoupeError."""
@@ -150,6 +159,7 @@ class Loader:
 
     def wait(self) -> Assistant:
         """The assistant, once it is there. Raises the LoupeError that building it met."""
+        self.hurry()
         with self._changed:
             self._changed.wait_for(
                 lambda: self._assistant is not None or (self.error and self.loading is None)

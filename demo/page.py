@@ -90,7 +90,7 @@ def marked(mark: Mark, picture: Picture, area: bool) -> dict:
         "box": [x0 / width, y0 / height, x1 / width, y1 / height],
         "points": [[x / width, y / height, bool(label)] for x, y, label in mark.points],
         "share": mark.region.area / (width * height),
-        "readings": len(mark.readings),
+        "readings": mark.readings,
         "reading": mark.reading,
     }
     return (

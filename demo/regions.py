@@ -16,30 +16,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from qformer.contracts import RegionError
+from qformer.contracts import RegionError, Segmentation
 from qformer.regions import Region
 from qformer.view import View
 
 MAX_REGIONS = 64  # in one picture at a time
 MAX_LABEL = 60  # characters
 HISTORY = 64 * 2**20  # bytes of region masks that are kept for undo
-
-
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """One of the areas a click may mean, packed: eight pixels a byte."""
-
-    packed: np.ndarray
-    score: float
-    logits: Any
-
-    @classmethod
-    def of(cls, region_mask: Any, score: float, logits: Any) -> Reading:
-        return cls(np.packbits(region_mask.cpu().numpy(), axis=1), score, logits)
-
-    def unpacked(self, size: tuple[int, int]) -> torch.Tensor:
-        """bool (height, width)."""
-        return torch.from_numpy(np.unpackbits(self.packed, axis=1, count=size[1]).astype(bool))
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +35,7 @@ class Mark:
     points: tuple[tuple[float, float, int], ...] = ()  # (x, y, 1 add | 0 exclude)
     box: tuple[float, float, float, float] | None = None
     logits: Any = None
-    readings: tuple[Reading, ...] = ()  # all that a lone click may mean, if several
+    found: Segmentation | None = None  # all that a lone click may mean, if several
     reading: int = 0  # which of them it is
     label: str = ""
     corrected: bool = False  # by hand: refined, painted, or another reading chosen
@@ -60,6 +43,10 @@ class Mark:
     @property
     def name(self) -> str:
         return self.label or self.region.name
+
+    @property
+    def readings(self) -> int:
+        return len(self.found.scores) if self.found else 1
 
 
 State = tuple[dict[int, Mark], list[int], int | None]
@@ -110,7 +97,7 @@ class Regions:
         region = self._region(number, found.region_masks[0], float(found.scores[0]))
         return self._put(
             dataclasses.replace(
-                mark, region=region, points=points, logits=found.logits[0], readings=(),
+                mark, region=region, points=points, logits=found.logits[0], found=None,
                 reading=0, corrected=True,
             )
         )  # fmt: skip
@@ -145,14 +132,17 @@ class Regions:
     def cycle(self, number: int) -> Mark:
         """The next thing that its click may mean: a part, the object, the whole."""
         mark = self.mark(number)
-        if len(mark.readings) < 2:
+        found = mark.found
+        if found is None:
             raise RegionError(f"region {number} has one reading: click to add or exclude instead")
-        place = (mark.reading + 1) % len(mark.readings)
-        reading = mark.readings[place]
-        region = self._region(number, reading.unpacked(self.view.size), reading.score)
+        place, area = mark.reading, None
+        while area is None or not area.any():  # an empty one is passed over; its own is not empty
+            place = (place + 1) % mark.readings
+            area = found.region_masks[place]
+        region = self._region(number, area, float(found.scores[place]))
         return self._put(
             dataclasses.replace(
-                mark, region=region, logits=reading.logits, reading=place, corrected=True
+                mark, region=region, logits=found.logits[place], reading=place, corrected=True
             )
         )
 
@@ -177,15 +167,8 @@ class Regions:
         self._room()
         found = self.view.segment(points=points, box=box)
         number = self.last_number + 1
-        readings = tuple(
-            Reading.of(area, float(score), logits)
-            for area, score, logits in zip(
-                found.region_masks, found.scores, found.logits, strict=True
-            )
-            if torch.count_nonzero(area)
-        )
         region = self._region(number, found.region_masks[0], float(found.scores[0]))
-        several = readings if len(readings) > 1 else ()
+        several = found if len(found.scores) > 1 else None
         return self._new(Mark(number, region, points, box, found.logits[0], several))
 
     def _combined(
@@ -199,7 +182,7 @@ class Regions:
         region = self._region(mark.number, area, None)
         return self._put(
             dataclasses.replace(
-                mark, region=region, points=(), box=None, logits=None, readings=(), reading=0,
+                mark, region=region, points=(), box=None, logits=None, found=None, reading=0,
                 corrected=True,
             )
         )  # fmt: skip
@@ -344,7 +327,7 @@ class Regions:
         self.forget_changes()
         for number, mark in self.marks.items():
             bare = dataclasses.replace(
-                mark, points=(), box=None, logits=None, readings=(), reading=0
+                mark, points=(), box=None, logits=None, found=None, reading=0
             )
             self.marks[number] = bare
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from adapters.coco import area, read_dataset
 from adapters.images import load_image
+from adapters.prompts import Prompts
 from adapters.segmenters import open_segmenter, save_segmenter
 from qformer.contracts import ImageError, LoupeError, RegionError
 from train.embedded.segmenter import click_inside, click_losses, correcting_clicks, loose_box
@@ -150,14 +151,14 @@ class TuneStage:
         given = torch.tensor(points, dtype=torch.float32, device=device).reshape(1, -1, 3)
         boxes = None if box is None else torch.tensor([box], dtype=torch.float32, device=device)
         lone = len(points) == 1 and box is None and logits is None
-        found, scores = self.module.decode(
-            embedding,
+        prompts = Prompts(
             given[..., :2] * scale if points else None,
             given[..., 2].long() if points else None,
             None if boxes is None else boxes * scale,
             logits,
             several=lone,
         )
+        found, scores = self.module.decode(embedding, prompts)
         return found.float(), scores.float()
 
     @torch.no_grad()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import socket
+import sys
 import threading
 import webbrowser
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -27,7 +30,7 @@ from demo.serve.client import add_calls
 from demo.serve.gate import LOOPBACK, Gate
 from demo.serve.limits import BusyError, Limits
 from demo.serve.metrics import CONTENT_TYPE, Metrics
-from demo.serve.starting import lean_import
+from demo.serve.starting import lean_import, one_app, unswept
 from qformer.contracts import LoupeError
 
 with lean_import():
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
     from qformer.assistant import Assistant
 
 CONNECTIONS = 2000  # open at once; a page holds two
+HEAD_START = 1.0  # seconds that the first page has the machine to itself, before the model is read
+SWITCH = 0.0005  # seconds that the model's thread lets the page's wait for Python, ten times less
 
 
 class Server:
@@ -121,8 +126,10 @@ def launch(
     listening = listen(host, port)
     model = Model(build, metrics, title, chooser, saves, limits.sessions)
     doors = Late(model.loader, limits, metrics, slug(title))
-    blocks = build_page(model.chat, title)
-    add_calls(blocks, doors.calls, limits.answers)
+    with one_app():
+        blocks = build_page(model.chat, title)
+        add_calls(blocks, doors.calls, limits.answers)
+        blocks.queue(max_size=limits.queue, api_open=False)
     app = mount(blocks, routes(model.loader, doors, metrics), limits, public_url)
     metrics.reading("loupe_ready", "1 once the model is loaded.", lambda: _ready(model.loader))
     metrics.reading("loupe_sessions", "Visitors remembered.", model.visitors)
@@ -133,7 +140,8 @@ def launch(
     )  # fmt: skip
     parts = [Streams(blocks, app), doors, model]
     server = Server(uvicorn.Server(config), listening, model.loader, parts)
-    model.loader.start()
+    sys.setswitchinterval(SWITCH)
+    model.loader.start(after=HEAD_START)
     if open_browser:
         webbrowser.open(server.local_url)
     return server
@@ -155,22 +163,27 @@ class Model:
         self._chat: Future[Chat] = Future()
         self._worker: Worker | None = None
         if chooser is not None:
-            another = chooser.build
-            chooser = replace(chooser, build=lambda *named: self._in_turns(another(*named)))
+            chooser = replace(chooser, build=partial(self._another, chooser.build))
         self.loader = Loader(self._load, title, chooser)
 
     def chat(self) -> Chat:
         """The handlers, once they are there."""
+        self.loader.hurry()  # the page is there, and wants them
         return self._chat.result()
 
     def visitors(self) -> int:
         return len(self.chat().sessions) if self._chat.done() else 0
 
     def _load(self) -> Assistant:
-        from demo.handlers import Chat
+        with unswept():
+            from demo.handlers import Chat
 
-        self._chat.set_result(Chat(self.loader, *self._about))
-        return self._in_turns(self._build())
+            self._chat.set_result(Chat(self.loader, *self._about))
+            return self._in_turns(self._build())
+
+    def _another(self, build: Callable[..., Assistant], *named: Any) -> Assistant:
+        gc.unfreeze()  # the one that answers now can go when nobody reads with it any more
+        return self._in_turns(build(*named))
 
     def _in_turns(self, assistant: Assistant) -> Assistant:
         from demo.serve.worker import Worker, take_turns
@@ -269,7 +282,6 @@ def mount(
     blocks: gr.Blocks, beside: list[Route], limits: Limits, public_url: str | None
 ) -> Starlette:
     """One application: `beside`, and the page for every other path."""
-    blocks.queue(max_size=limits.queue, api_open=False)
     blocks.state_session_capacity = 4 * limits.sessions
     path = urlsplit(public_url or "").path.rstrip("/")
 

@@ -1,22 +1,27 @@
-"""gradio imported in a third of its time."""
+"""A start that nobody waits for: gradio imported in a third of its time, and no rest in between."""
 
 from __future__ import annotations
 
+import gc
+import importlib
 import inspect
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any, NoReturn
 
 
 @contextmanager
 def lean_import() -> Iterator[None]:
-    """Around the first import of gradio: 2.5 s of it are not for us.
+    """Around the first import of gradio: 3 s of it are not for us.
 
     It reads the source of each component and writes a stub file beside it, for editors; where the
-    source cannot be had it goes on without (and may stand on a disk that is read-only). And it
-    imports the mcp package, if there is one, for a server of its own.
+    source cannot be had it goes on without (and may stand on a disk that is read-only). It imports
+    the mcp package, if there is one, for a server of its own; and pandas, for components that the
+    page has none of.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     if "gradio" in sys.modules:
@@ -29,9 +34,55 @@ def lean_import() -> Iterator[None]:
 
     inspect.getfile = without_sources
     sys.modules.setdefault("mcp", None)  # type: ignore[arg-type]
+    if "pandas" not in sys.modules and find_spec("pandas"):
+        sys.modules["pandas"] = Later("pandas")
     try:
-        yield
+        with unswept():
+            yield
     finally:
         inspect.getfile = getfile
         if mcp is None:
             del sys.modules["mcp"]
+
+
+@contextmanager
+def one_app() -> Iterator[None]:
+    """While a page is put together: gradio makes its web application anew after each step, but the
+    one made last, when the page is mounted, is the one that is used."""
+    from gradio.routes import App
+
+    made = App.create_app
+    App.create_app = staticmethod(lambda *args, **named: None)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        App.create_app = staticmethod(made)  # type: ignore[method-assign]
+
+
+class Later(ModuleType):
+    """A module that is imported when something of it is first asked for."""
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.__spec__ = find_spec(name)
+        self.__path__ = self.__spec__.submodule_search_locations  # its parts can be imported, too
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # asked by those who look through sys.modules
+            raise AttributeError(name)
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+@contextmanager
+def unswept() -> Iterator[None]:
+    """While much is made and all of it stays, no search for what could go; nor later in that."""
+    swept = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if swept:
+            gc.freeze()
+            gc.enable()

@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from adapters.components import Cleanup, Parts, clean, drop_specks, fill_holes
-from adapters.segmenter import grow, inside, side
 from qformer.contracts import LoupeError
 
 
@@ -82,13 +81,3 @@ def test_cleaning_around_the_region_is_cleaning_the_picture():
         whole = drop_specks(fill_holes(noise, holes), specks)
         cleaned = clean(torch.from_numpy(noise), Cleanup(holes, specks))
         assert (cleaned.numpy() == whole).all()
-
-
-@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
-def test_a_region_is_grown_where_it_is_as_everywhere(mode):
-    generator = torch.Generator().manual_seed(0)
-    rows, columns = (side(16, 64, 48, full, mode, torch.device("cpu")) for full in (70, 110))
-    for least in (-3.0, -1.0, 0.5, 9.0):
-        logits = torch.randn(16, 16, generator=generator) - least
-        logits[4:8, 6:9] += 3
-        assert torch.equal(inside(logits, rows, columns), grow(logits, rows, columns) > 0)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -60,15 +62,23 @@ def test_a_box_may_be_dragged_from_any_corner(regions):
 
 def test_the_readings_of_a_click_are_gone_through_in_turn(regions):
     first = regions.click(10, 10)
-    assert len(first.readings) == 3
-    seen = [regions.cycle(1) for _ in first.readings]
+    assert first.readings == 3
+    seen = [regions.cycle(1) for _ in range(first.readings)]
     assert [mark.reading for mark in seen] == [1, 2, 0]
     assert torch.equal(area(seen[-1]), area(first))
     for mark in seen:
-        assert torch.equal(area(mark), mark.readings[mark.reading].unpacked(regions.view.size))
+        assert torch.equal(area(mark), mark.found.region_masks[mark.reading])
     regions.click(30, 20, number=1)
     with pytest.raises(RegionError, match="one reading"):
         regions.cycle(1)
+
+
+def test_a_reading_without_a_pixel_is_passed_over(regions):
+    mark = regions.click(10, 10)
+    areas = list(mark.found.region_masks)
+    found = dataclasses.replace(mark.found, region_masks=[areas[0], areas[1] & False, areas[2]])
+    regions.marks[1] = dataclasses.replace(mark, found=found)
+    assert [regions.cycle(1).reading for _ in range(2)] == [2, 0]
 
 
 def test_a_stroke_makes_adds_and_erases(regions):

@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adapters.efficientsam import EfficientSam, EfficientSamConfig
+from adapters.grow import grow
+from adapters.prompts import Prompts
 from adapters.segmenter_efficientsam import EfficientSamSegmenter, save_efficientsam
 from qformer.contracts import CheckpointError, SegmentPrompt
 
@@ -51,7 +53,7 @@ def decode(golden, segmenter, embedding, case, several):
     points, labels = golden[f"in.{case}.points"][0], golden[f"in.{case}.labels"][0]
     scaled = points * torch.tensor(embedding.scale)
     points = torch.where(points >= 0, scaled, points)  # -1: no point
-    return segmenter.decode(embedding, points, labels.long(), several=several)
+    return segmenter.decode(embedding, Prompts(points, labels.long(), several=several))
 
 
 def test_a_picture_is_encoded_as_the_release_does(golden, embedding):
@@ -78,7 +80,9 @@ def test_the_single_mask_is_the_releases(golden, segmenter, embedding, case):
 
 @pytest.mark.parametrize("case", SINGLE)
 def test_logits_grow_to_the_picture_as_the_release_does(golden, segmenter, embedding, case):
-    full = segmenter.upsample(golden[f"out.{case}.low_res"][0, 0], embedding)
+    low = golden[f"out.{case}.low_res"][0, 0]
+    sides = segmenter.sides(embedding, low)
+    full = torch.stack([grow(one, *sides) for one in low])
     torch.testing.assert_close(full, golden[f"out.{case}.masks_full"][0, 0], rtol=0, atol=1e-4)
 
 

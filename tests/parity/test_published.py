@@ -1,6 +1,7 @@
 """BLIP-2 and InstructBLIP as published: whole-picture answers equal transformers' `generate`."""
 
 import dataclasses
+import json
 import re
 import shutil
 
@@ -9,7 +10,7 @@ import torch
 from whole import QUERIES, QUESTION, make
 
 from adapters.build import build
-from adapters.memory import bytes_of
+from adapters.memory import Count
 from adapters.registry import LANGUAGE_MODELS, VISION_ENCODERS
 from adapters.weights import WeightFiles
 from qformer.contracts import CheckpointError, Decoding
@@ -194,6 +195,25 @@ def test_a_t5_keeps_its_own_head(published):
     assert ours.encoder.embed_tokens.weight is ours.shared.weight
 
 
+def test_a_t5_without_a_table_of_words_is_refused(published, damaged, tmp_path):
+    """transformers would go on with one table in the place of the other."""
+    if published[1].config.text_config.model_type != "t5":
+        pytest.skip("not a T5")
+    folder = damaged(lambda w: w.pop("language_model.shared.weight"))
+    with pytest.raises(CheckpointError, match=r"lacks 1 weights of T5\w+: shared.weight"):
+        build(folder)
+    shutil.rmtree(folder)
+    folder = damaged(lambda w: w.pop("language_model.lm_head.weight"))
+    build(folder)  # the first T5s have one table for both
+    config = json.loads((folder / "config.json").read_text())
+    told = config["text_config"]
+    told["tie_word_embeddings"] = False  # as in the files of every Flan-T5
+    told.pop("scale_decoder_outputs")
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"lacks 1 weights of T5\w+: lm_head.weight"):
+        build(folder)
+
+
 def test_the_frozen_parts_of_a_whole_model_open_alone(published, image):
     """So a LAVIS file, or one's own bridge, can name a published model for its frozen parts."""
     assistant, model, folder = published
@@ -208,7 +228,7 @@ def test_the_frozen_parts_of_a_whole_model_open_alone(published, image):
 
 def test_too_little_memory_says_what_would_fit(published, monkeypatch):
     _, _, folder = published
-    whole = bytes_of(WeightFiles(folder).shapes(), torch.float32)
+    whole = Count.of(WeightFiles(folder).shapes()).bytes(torch.float32)
     monkeypatch.setattr("adapters.memory.available", lambda device: int(0.8 * whole))
     says = r"needs \S+ MB in fp32 and \S+ MB of memory are free: these would fit: --\w+ \w+ \(0\."
     with pytest.raises(CheckpointError, match=says):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from adapters.grow import grow
 from adapters.segmenter_sam import SamSegmenter
 from qformer.contracts import SegmentPrompt
 
@@ -134,7 +135,8 @@ def test_prompts_are_decoded_as_the_release_does(golden, segmenter, embedding, c
 
 
 def test_logits_grow_to_the_picture_as_the_release_does(golden, segmenter, embedding):
-    full = segmenter.upsample(golden["out.point_single.low_res"][0], embedding)
+    low = golden["out.point_single.low_res"][0]
+    full = grow(low, *segmenter.sides(embedding, low))
     expected = golden["out.point_single.masks_logits"][0]
     torch.testing.assert_close(full, expected, rtol=0, atol=1e-5)
 

@@ -1,8 +1,6 @@
 """One evaluation: everything is asked of every model in every arm, and written down as it comes.
 
-predictions.jsonl holds a header (what was asked of whom), then a line an answer. A run that is
-killed goes on where it stopped; shards of a run are merged by putting their lines together. Scores
-are made from these lines alone, so that answers made elsewhere are scored in the same way.
+A run that is killed goes on where it stopped, and shards merge, for all is in its book.
 """
 
 from __future__ import annotations
@@ -12,29 +10,30 @@ import json
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from adapters.rle import encode_rle
 from qformer.contracts import ImageError, LoupeError, RegionError
-from qformer.together import Question
+from qformer.together import Question, in_spite
 from train.data.readers import read
 from train.data.sample import Tally
-from train.data.source import DataConfig, read_lines
+from train.data.source import DataConfig
 from train.eval import arms
+from train.eval.book import FORMAT, PREDICTIONS, Book
 from train.eval.case import Case, spread, unique
 from train.eval.task import Record, Task
 from train.eval.tasks import TASKS
 
-PREDICTIONS = "predictions.jsonl"
-FORMAT = 1
-BATCH = 32
+BATCH = 64
 log = logging.getLogger(__name__)
 Say = Callable[[int, int], None]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -53,26 +52,33 @@ class Asked:
 
 @dataclass
 class Cases:
-    """The cases of a task, and what was wrong with the rest. sha256: of what they ask and of every
-    picture's file."""
+    """The cases of a task. left_out: what was wrong with the rest, reason -> {"cases", "examples"}.
+    sha256: of what they ask and of every picture's file."""
 
     all: list[Case]
-    tally: Tally
-    sha256: str = field(default="")
-
-    def __post_init__(self) -> None:
-        self.sha256 = self.sha256 or fingerprint(self.all)
+    left_out: dict[str, dict[str, Any]]
+    sha256: str
 
 
 def read_cases(asked: Asked) -> Cases:
     """Raises LoupeError where nothing is left to ask."""
+    cases, tally = list_cases(asked)
+    left_out = {
+        reason: {"cases": count, "examples": tally.examples[reason]}
+        for reason, count in tally.reasons.items()
+    }
+    return Cases(cases, left_out, fingerprint(cases))
+
+
+def list_cases(asked: Asked) -> tuple[list[Case], Tally]:
+    """As `read_cases`; no picture is touched."""
     tally = Tally()
     cases = list(unique(asked.definition.cases(read(asked.data, tally)), tally))
     cases = spread(cases, asked.limit)
     if not cases:
         reason = next(iter(tally.reasons), "it holds nothing this task can ask")
         raise LoupeError(f"{asked.data.path} gives {asked.task} nothing to ask: {reason}")
-    return Cases(cases, tally)
+    return cases, tally
 
 
 def fingerprint(cases: Iterable[Case]) -> str:
@@ -91,70 +97,19 @@ def fingerprint(cases: Iterable[Case]) -> str:
     return total.hexdigest()
 
 
-def in_shard(cases: Sequence[Case], shard: tuple[int, int]) -> list[Case]:
+def in_shard(cases: Sequence[Item], shard: tuple[int, int]) -> list[Item]:
     """Every n-th case. Cases about one picture mostly follow each other; they may part."""
     number, of = shard
     return list(cases[number - 1 :: of])
 
 
-class Book:
-    """predictions.jsonl: what was answered already, and where more is written."""
-
-    def __init__(self, file: Path, header: dict[str, Any]) -> None:
-        """Raises LoupeError if the file answers something else."""
-        self.file, self.header = file, header
-        self.records: list[Record] = []
-        self.done: set[tuple[str, str]] = set()
-        if file.is_file():
-            found, self.records = read_book(file)
-            refuse_other(found, header, file)
-            self.done = {(record["id"], record["system"]) for record in self.records}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # Rewritten whole: a killed run may have left half a line.
-        lines = [
-            json.dumps(line, ensure_ascii=False) for line in ({"loupe": header}, *self.records)
-        ]
-        fresh = file.with_suffix(".new")
-        fresh.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        fresh.replace(file)
-
-    def write(self, records: Iterable[Record]) -> None:
-        with self.file.open("a", encoding="utf-8") as lines:
-            for record in records:
-                lines.write(json.dumps(record, ensure_ascii=False) + "\n")
-                self.records.append(record)
-                self.done.add((record["id"], record["system"]))
-
-
-def read_book(file: Path) -> tuple[dict[str, Any], list[Record]]:
-    """The header ({} where there is none) and the lines, a broken last one left out."""
-    header: dict[str, Any] = {}
-    records: dict[tuple[str, str], Record] = {}
-    for _, line in read_lines(file):
-        if line is None:
-            continue
-        if "loupe" in line:
-            header = line["loupe"]
-        elif "id" in line and "system" in line:
-            records[line["id"], line["system"]] = line
-    return header, list(records.values())
-
-
-def refuse_other(found: dict[str, Any], header: dict[str, Any], file: Path) -> None:
-    """Raises LoupeError where a file's header is not the run's."""
-    for name, what in (
-        ("task", "another task"),
-        ("data", "other data"),
-        ("models", "another model"),
-        ("shard", "another shard"),
-        ("limit", "another --limit"),
-    ):
-        if found.get(name) != header[name]:
-            theirs = json.dumps(found.get(name))
-            theirs = theirs if len(theirs) < 100 else theirs[:97] + "..."
-            raise LoupeError(
-                f"{file} holds answers of {what} ({theirs}): give another --out, or delete it"
-            )
+def header_of(asked: Asked, cases: Cases, about: dict[str, Any]) -> dict[str, Any]:
+    """What was asked of whom. about: what identifies each model."""
+    return {
+        "format": FORMAT, "task": asked.task, "data": cases.sha256, "source": asdict(asked.data),
+        "limit": asked.limit, "shard": list(asked.shard), "models": about,
+        "left_out": cases.left_out,
+    }  # fmt: skip
 
 
 class Run:
@@ -176,12 +131,11 @@ class Run:
         self.cases = read_cases(asked)
         self.names = tuple(sorted({case.truth for case in self.cases.all}))
         self.systems = self._systems(chosen_arms)
-        header = {
-            "format": FORMAT, "task": asked.task, "data": self.cases.sha256,
-            "source": asdict(asked.data), "limit": asked.limit, "shard": list(asked.shard),
-            "models": about,
-        }  # fmt: skip
-        self.book = Book(out / PREDICTIONS, header)
+        self.book = Book(
+            out / PREDICTIONS,
+            header_of(asked, self.cases, about),
+            in_shard([*enumerate(self.cases.all)], asked.shard),
+        )
 
     def _systems(self, chosen: Sequence[str]) -> dict[str, tuple[Any, str, str]]:
         """Name -> (model, arm, way). Raises LoupeError for a model that cannot be asked."""
@@ -195,7 +149,7 @@ class Run:
                 )
             fitting = arms.arms_for(self.task.regions, model.sees_regions)
             if way == "find":
-                fitting = ("picture",)
+                fitting = arms.FINDING
             for arm in fitting:
                 if not chosen or arm in chosen:
                     systems[f"{name}: {arm}"] = (model, arm, way)
@@ -210,7 +164,7 @@ class Run:
             case for case in mine if any((case.id, s) not in self.book.done for s in self.systems)
         ]
         done = len(mine) - len(open_cases)
-        for part in batches(open_cases, self.batch):
+        for part in batches(open_cases, self.batch, lambda case: case.picture.key):
             self.book.write(self._batch(part))
             done += len(part)
             self.say(done, len(mine))
@@ -242,8 +196,23 @@ class Run:
                 yield record if area is None else {**record, "area": area}
 
 
-def batches(cases: Sequence[Case], size: int) -> Iterator[Sequence[Case]]:
-    return (cases[start : start + size] for start in range(0, len(cases), size))
+def batches(
+    items: Sequence[Item], size: int, picture: Callable[[Item], Hashable]
+) -> Iterator[list[Item]]:
+    """At most `size` at once. What is asked about one picture in a row is not parted where it fits,
+    so that the picture is read once."""
+    batch: list[Item] = []
+    for _, group in groupby(items, picture):
+        together = list(group)
+        if batch and len(batch) + len(together) > size:
+            yield batch
+            batch = []
+        batch += together
+        while len(batch) >= size:
+            yield batch[:size]
+            batch = batch[size:]
+    if batch:
+        yield batch
 
 
 class Pictures(OrderedDict[str, torch.Tensor | ImageError]):
@@ -274,19 +243,17 @@ def ask(
 
     names: all that a thing may be called, for a model that only names things.
     """
-    shapes: dict[tuple[int, str], arms.Shown] = {}
-
-    def see(image: torch.Tensor, region_masks: tuple[torch.Tensor, ...]) -> arms.Shown:
-        # A picture without regions stays one tensor for all its questions: it is encoded once.
-        if arm not in ("question only", "no region", "picture"):
-            return arms.ARMS[arm](image, region_masks)
-        return shapes.setdefault((id(image), arm), arms.ARMS[arm](image, region_masks))
-
+    greys: dict[tuple[int, ...], arms.Shown] = {}  # one of each size, which is encoded once
     questions = []
     for case, (image, region_masks) in cases:
-        seen, areas = see(image, region_masks)
+        if arm == "question only":
+            size = tuple(image.shape)
+            seen, areas = greys.setdefault(size, arms.grey(image, ()))
+        else:
+            seen, areas = arms.ARMS[arm](image, region_masks)
         texts = case.texts if way == "match" else names if way == "name" else case.choices
-        questions.append(Question(seen, case.question, areas if arm == "regions" else (), texts))
+        words = "" if arm == "no words" else case.question
+        questions.append(Question(seen, words, areas if arm == "regions" else (), texts))
     told = guarded(model, way, questions, task.preset)
     return [
         read_answer(case, image, region_masks, way, found)
@@ -296,14 +263,12 @@ def ask(
 
 def guarded(model: Any, way: str, questions: Sequence[Question], preset: str) -> list[Any]:
     """A model's answers; where a batch fails, each question by itself."""
-    try:
-        return _told(model, way, questions, preset)
-    except Exception as error:  # the run goes on, whatever one batch does
-        if len(questions) > 1:
-            return [one for q in questions for one in guarded(model, way, [q], preset)]
-        if not isinstance(error, LoupeError):
-            log.exception("%s failed", model.name)
-        return [error if isinstance(error, LoupeError) else LoupeError(type(error).__name__)]
+    told: list[Any] = in_spite(lambda some: _told(model, way, some, preset), questions)
+    for index, one in enumerate(told):
+        if isinstance(one, Exception) and not isinstance(one, LoupeError):
+            log.error("%s failed", model.name, exc_info=one)
+            told[index] = LoupeError(type(one).__name__)
+    return told
 
 
 def _told(model: Any, way: str, questions: Sequence[Question], preset: str) -> list[Any]:
@@ -347,21 +312,40 @@ def choice_in(answer: str, choices: Sequence[str]) -> str:
     return starts[0] if len(starts) == 1 else answer
 
 
-def found_record(case: Case, truth: Sequence[torch.Tensor], found: torch.Tensor | None) -> Record:
-    """How well a found region_mask fits the truth."""
-    if found is None or not bool(found.any()):
-        return {"answer": "", "box_iou": 0.0, "mask_iou": 0.0}
+def found_record(
+    case: Case, truth: Sequence[torch.Tensor], found: Sequence[torch.Tensor]
+) -> Record:
+    """How well the first of the found region_masks fits the truth; how well the fittest does
+    ("reach"), and how many do ("chance": of any at random); and the whole picture."""
     real = truth[0]
-    union = int((found | real).sum())
-    x0, y0, x1, y1 = case.extra.get("box") or arms.box_of(real)
-    box = arms.box_of(found)
-    across = max(0.0, min(x1, box[2]) - max(x0, box[0]))
-    down = max(0.0, min(y1, box[3]) - max(y0, box[1]))
-    shared = across * down
-    both = (x1 - x0) * (y1 - y0) + (box[2] - box[0]) * (box[3] - box[1]) - shared
+    target = case.extra.get("box") or arms.box_of(real)
+    height, width = real.shape
+    share = float(real.sum()) / (height * width)
+    whole = [box_iou(target, (0, 0, width, height)), share]
+    found = [one for one in found if bool(one.any())]
+    if not found:
+        return {"answer": "", "box_iou": 0.0, "mask_iou": 0.0, "reach": 0.0, "chance": 0.0,
+                "whole": _rounded(whole)}  # fmt: skip
+    fits = [box_iou(target, arms.box_of(one)) for one in found]
+    union = int((found[0] | real).sum())
     return {
-        "answer": json.dumps(list(box)),
-        "box_iou": round(shared / both, 5),
-        "mask_iou": round(int((found & real).sum()) / max(1, union), 5),
-        "rle": encode_rle(found),
+        "answer": json.dumps(list(arms.box_of(found[0]))),
+        "box_iou": round(fits[0], 5),
+        "mask_iou": round(int((found[0] & real).sum()) / union, 5),
+        "reach": round(max(fits), 5),
+        "chance": round(sum(fit > 0.5 for fit in fits) / len(fits), 5),
+        "whole": _rounded(whole),
+        "rle": encode_rle(found[0]),
     }
+
+
+def box_iou(one: Sequence[float], other: Sequence[float]) -> float:
+    """Intersection over union of two boxes, x0, y0, x1, y1."""
+    across = max(0.0, min(one[2], other[2]) - max(one[0], other[0]))
+    down = max(0.0, min(one[3], other[3]) - max(one[1], other[1]))
+    areas = ((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return across * down / (sum(areas) - across * down)
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(value, 5) for value in values]

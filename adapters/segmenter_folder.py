@@ -1,0 +1,77 @@
+"""What the families in transformers share: how a folder opens, how a prompt is decoded."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from adapters.folder import open_model, read_settings
+from adapters.prompts import Prompts
+from adapters.segmenter import Embedding, PromptableSegmenter
+from adapters.vision import IMAGENET, Normalisation
+from adapters.weights import Source
+from qformer.config import from_dict
+from qformer.contracts import CheckpointError
+from qformer.proposals import Everything
+
+
+class FolderSegmenter(PromptableSegmenter):
+    """A family sets what a folder must be and gives `features` and `read`."""
+
+    kinds: ClassVar[tuple[str, ...]]  # model_types
+    architecture: ClassVar[str]  # the class that opens them
+    normal: ClassVar[Normalisation] = IMAGENET  # where the folder does not say
+
+    def __init__(self, model: Any, normalisation: Normalisation) -> None:
+        # Not from model.config, which of a video model's folder is the outer one.
+        super().__init__(model, model.prompt_encoder.input_image_size, normalisation)
+        self.freeze()
+        self.positions: Tensor
+        with torch.no_grad():  # the same for every picture and click
+            positions = model.get_image_wide_positional_embeddings()
+        self.register_buffer("positions", positions, persistent=False)
+
+    @classmethod
+    def open(
+        cls, source: Source, dtype: torch.dtype = torch.float32, revision: str | None = None
+    ) -> Self:
+        config = read_settings(source, "config.json", revision)
+        model_type = config.get("model_type")
+        if model_type not in cls.kinds:
+            raise CheckpointError(
+                f"{source} is a {model_type!r} model, not {cls.kinds[0]!r}: choose another"
+            )
+        model = open_model(source, dtype, revision, cls.architecture)
+        segmenter = cls(model, cls.normalisation(source, revision))
+        own = from_dict(Everything, config.get("everything", {}), f"config.json of {source}")
+        segmenter.usual = own.over(cls.usual)
+        return segmenter
+
+    @classmethod
+    def normalisation(cls, source: Source, revision: str | None = None) -> Normalisation:
+        """What the folder says; the processors that wrote it may not be importable here."""
+        try:
+            return Normalisation.open(source, revision)
+        except CheckpointError:
+            return cls.normal
+
+    @property
+    def low_size(self) -> int:
+        return 4 * self.positions.shape[-1]
+
+    def read(self, embedding: Embedding) -> dict[str, Any]:
+        """What the mask decoder reads of a picture: its arguments."""
+        raise NotImplementedError
+
+    def decode(self, embedding: Embedding, prompts: Prompts) -> tuple[Tensor, Tensor]:
+        sparse, dense = self.model.prompt_encoder(**prompts.for_transformers())
+        found = self.model.mask_decoder(
+            image_positional_embeddings=self.positions,
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=prompts.several,
+            **self.read(embedding),
+        )
+        return found[0][0], found[1][0]
