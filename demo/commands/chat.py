@@ -91,7 +91,6 @@ def chooser_of(args: argparse.Namespace) -> Chooser:
 
 def launcher():
     """demo.serve.server.launch. Raises LoupeError where gradio is not installed."""
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     try:
         from demo.serve.server import launch
     except ModuleNotFoundError as error:

@@ -14,6 +14,15 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 
+# What gradio reads from the environment. It would have figures of every event worked out after each
+# (pandas, over the last 10,000) and keep them; ours are at /metrics.
+QUIET = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(10**9),
+    "GRADIO_ANALYTICS_MAX_EVENTS": "1",
+}
+
+
 @contextmanager
 def lean_import() -> Iterator[None]:
     """Around the first import of gradio: 3 s of it are not for us.
@@ -23,7 +32,7 @@ def lean_import() -> Iterator[None]:
     the mcp package, if there is one, for a server of its own; and pandas, for components that the
     page has none of.
     """
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ.update(QUIET)
     if "gradio" in sys.modules:
         yield
         return
