@@ -36,6 +36,8 @@ class DecoderLanguageModel(HuggingFaceLanguageModel):
 
     def __init__(self, model: Any, tokenizer: Tokenizer) -> None:
         super().__init__(model, tokenizer, getattr(model.config, "max_position_embeddings", 2048))
+        if (head := model.get_output_embeddings()) is not None:
+            head.register_forward_pre_hook(_packed)
         self.freeze()
 
     def new_prefix(self) -> Prefix:
@@ -163,6 +165,12 @@ class DecoderLanguageModel(HuggingFaceLanguageModel):
             [torch.arange(n) + len(p) - 1 - first for p, n in zip(prompts, sizes, strict=True)]
         )
         return list(logits[row.to(self.device), place.to(self.device)].split(sizes))
+
+
+def _packed(head: Any, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The last states of a sequence, cut out of it, with memory of their own: torch (2.13) would
+    multiply the cut by a copy of the whole table of words, which costs as much as the layers."""
+    return tuple(one.clone(memory_format=torch.contiguous_format) for one in states)
 
 
 class _Batch:

@@ -38,19 +38,43 @@ class Placement:
     device_map: Literal["auto"] | None = None
 
 
-def bytes_of(shapes: Shapes, dtype: torch.dtype, quantize: Quantize | None = None) -> int:
-    """What weights take by their Hugging Face names; a bridge among them counts as float32."""
-    total = 0.0
-    for name, shape in shapes.items():
-        count = torch.Size(shape).numel()
-        if not name.startswith(FROZEN):
-            total += 4 * count
-        elif quantize and len(shape) == 2 and is_quantized(name):
-            weight, row = QUANTIZED[quantize]
-            total += weight * count + row * shape[0]
-        else:
-            total += dtype.itemsize * count
-    return round(total)
+@dataclass(frozen=True)
+class Count:
+    """A whole model's parameters, by what becomes of them: the bridge's stay in float32, the frozen
+    parts get the dtype asked for, and `linear` of those, in matrices of `rows` rows in all, are
+    what `quantize` makes smaller."""
+
+    bridge: int = 0
+    frozen: int = 0
+    linear: int = 0
+    rows: int = 0
+
+    @classmethod
+    def of(cls, shapes: Shapes) -> Count:
+        """shapes: by the names of a whole model of Hugging Face."""
+        bridge = frozen = linear = rows = 0
+        for name, shape in shapes.items():
+            count = torch.Size(shape).numel()
+            if not name.startswith(FROZEN):
+                bridge += count
+                continue
+            frozen += count
+            if len(shape) == 2 and is_quantized(name):
+                linear += count
+                rows += shape[0]
+        return cls(bridge, frozen, linear, rows)
+
+    @property
+    def parameters(self) -> int:
+        return self.bridge + self.frozen
+
+    def bytes(self, dtype: torch.dtype, quantize: Quantize | None = None) -> int:
+        """What they take."""
+        size = 4 * self.bridge + dtype.itemsize * self.frozen
+        if quantize is None:
+            return size
+        weight, row = QUANTIZED[quantize]
+        return round(size + (weight - dtype.itemsize) * self.linear + row * self.rows)
 
 
 def is_quantized(name: str) -> bool:
@@ -63,14 +87,15 @@ def check(source: object, shapes: Shapes, dtype: torch.dtype, placement: Placeme
     free = available(placement.device)
     if free is None or placement.device_map:
         return
-    needed = (1 + SPARE) * bytes_of(shapes, dtype, placement.quantize)
+    count = Count.of(shapes)
+    needed = (1 + SPARE) * count.bytes(dtype, placement.quantize)
     if needed <= free:
         return
     here = "memory" if placement.device == "cpu" else f"memory of {placement.device}"
     smaller = {
-        "--dtype bf16": bytes_of(shapes, torch.bfloat16),
-        "--quantize int8": bytes_of(shapes, torch.bfloat16, "int8"),
-        "--quantize nf4": bytes_of(shapes, torch.bfloat16, "nf4"),
+        "--dtype bf16": count.bytes(torch.bfloat16),
+        "--quantize int8": count.bytes(torch.bfloat16, "int8"),
+        "--quantize nf4": count.bytes(torch.bfloat16, "nf4"),
     }
     fits = [f"{how} ({gigabytes(size)})" for how, size in smaller.items() if size * 1.08 <= free]
     advice = f"these would fit: {', '.join(fits)}" if fits else "choose a smaller model"

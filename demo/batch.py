@@ -11,18 +11,25 @@ import json
 import logging
 import sys
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adapters.coco import read_region
 from adapters.images import load_image
 from demo.arguments import shown
+from demo.commands.common import settings_used
+from qformer import together
 from qformer.assistant import Assistant
 from qformer.contracts import LoupeError, QuestionError, RegionError
 from qformer.regions import Region
+from qformer.together import Question
 from qformer.view import View
 
+TOGETHER = 32  # questions answered at once
+KEPT = 64  # pictures
 KEYS = ("id", "image", "question", "regions")
 REGION_KEYS = ("points", "box", "mask")
 
@@ -92,7 +99,7 @@ def find(name: str, folder: Path) -> Path:
 
 
 def run(source: str, build: Callable[[], Assistant]) -> int:
-    """Answer every line; a bad one yields {"id", "error"} and the run goes on."""
+    """Answer every line, in order; a bad one yields {"id", "error"} and the run goes on."""
     lines, folder = read(source)
     asked = [parse(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     assistant = build()
@@ -142,50 +149,97 @@ def parse(number: int, line: str) -> dict:
 
 
 def answers(assistant: Assistant, asked: list[dict], folder: Path) -> Iterator[dict]:
-    """The answers, those about one picture together, so that each picture is encoded once."""
-    by_image: dict[str | None, list[dict]] = {}
-    for one in asked:
-        by_image.setdefault(one.get("image") if "error" not in one else None, []).append(one)
-    for image, group in by_image.items():
-        view: View | LoupeError | None = None
-        for one in group:
-            if "error" in one:
-                yield {"id": one["id"], "error": one["error"]}
+    """The answers in the order of the lines, TOGETHER at a time. A picture is encoded once for all
+    lines about it, as long as no more than KEPT others came between."""
+    views: OrderedDict[str, View | LoupeError] = OrderedDict()
+    for start in range(0, len(asked), TOGETHER):
+        begun = time.perf_counter()
+        part = [ready(assistant, one, folder, views) for one in asked[start : start + TOGETHER]]
+        answer_together(assistant, part)
+        seconds = round((time.perf_counter() - begun) / len(part), 4)
+        used = settings_used(assistant)
+        for line in part:
+            if line.error is not None:
+                yield {"id": line.id, "error": line.error}
                 continue
-            try:
-                if view is None:
-                    view = opened(assistant, find(str(image), folder))
-                if isinstance(view, LoupeError):
-                    raise view
-                yield answer(view, one, folder)
-            except LoupeError as error:
-                yield {"id": one["id"], "error": str(error)}
-            except Exception as error:  # the run goes on, whatever one line does
-                log.exception("line %r failed", one["id"])
-                yield {"id": one["id"], "error": f"failed: {type(error).__name__}"}
+            regions = [described(one) for one in line.regions]
+            yield {"id": line.id, "answer": line.answer, "regions": regions, "seconds": seconds,
+                   **used}  # fmt: skip
+        while len(views) > KEPT:
+            views.popitem(last=False)
+
+
+@dataclass
+class Line:
+    """A question on its way. view, regions: what it is about; error: why it has no answer."""
+
+    id: Any
+    question: str = ""
+    view: View | None = None
+    regions: Sequence[Region] = ()
+    answer: str = ""
+    error: str | None = None
+
+    def fail(self, error: Exception) -> None:
+        """Take note, and leave the others alone."""
+        if isinstance(error, LoupeError):
+            self.error = str(error)
+        else:
+            log.error("line %r failed", self.id, exc_info=error)
+            self.error = f"failed: {type(error).__name__}"
+
+
+def ready(
+    assistant: Assistant, one: dict, folder: Path, views: OrderedDict[str, View | LoupeError]
+) -> Line:
+    """A line with its picture read and its regions found. views: of the pictures met last."""
+    line = Line(one["id"], error=one.get("error"))
+    if line.error is not None:
+        return line
+    try:
+        if not one["question"].strip():
+            raise QuestionError("the question is empty: type one")
+        name = one["image"]
+        if name not in views:
+            views[name] = opened(assistant, find(name, folder))
+        views.move_to_end(name)
+        view = views[name]
+        if isinstance(view, LoupeError):
+            raise view
+        line.question, line.view = one["question"], view
+        line.regions = [
+            region(view, wanted, n, folder) for n, wanted in enumerate(one["regions"], 1)
+        ]
+    except Exception as error:  # the run goes on, whatever one line does
+        line.fail(error)
+    return line
 
 
 def opened(assistant: Assistant, path: Path) -> View | LoupeError:
-    """The picture's View, or what is wrong with it; either way it is read once."""
+    """The picture's View, not yet encoded, or what is wrong with it; either way it is read once."""
     try:
-        return assistant.encode(load_image(path))
+        return View(assistant, load_image(path))
     except LoupeError as error:
         return error
 
 
-def answer(view: View, one: dict, folder: Path) -> dict:
-    """One question put to a picture."""
-    start = time.perf_counter()
-    if not one["question"].strip():
-        raise QuestionError("the question is empty: type one")
-    regions = [region(view, wanted, n, folder) for n, wanted in enumerate(one["regions"], 1)]
-    text = view.ask(one["question"], regions)
-    return {
-        "id": one["id"],
-        "answer": text,
-        "regions": [described(region) for region in regions],
-        "seconds": round(time.perf_counter() - start, 4),
-    }
+def answer_together(assistant: Assistant, lines: Sequence[Line]) -> None:
+    """Answer the lines that can be, as `View.ask` would."""
+    asked = [(line, line.view) for line in lines if line.error is None and line.view is not None]
+    views = {id(view): view for _, view in asked}
+
+    def ask(some: Sequence[tuple[Line, View]]) -> list[str | LoupeError]:
+        questions = [
+            Question(view.image, line.question, tuple(one.region_mask for one in line.regions))
+            for line, view in some
+        ]
+        return together.answers(assistant, questions, views=list(views.values()))
+
+    for (line, _), told in zip(asked, together.in_spite(ask, asked), strict=True):
+        if isinstance(told, Exception):
+            line.fail(told)
+        else:
+            line.answer = told
 
 
 def progress(done: int, total: int, failed: int) -> None:

@@ -34,8 +34,7 @@ class Chooser:
     memory: str | None = None
 
     def models(self) -> list[dict[str, Any]]:
-        """{"model", "suits", "licence", "memory" in bytes} each; counted on models without
-        weights, which takes a moment."""
+        """{"model", "suits", "licence", "memory" in bytes} each."""
         from adapters.catalogue import rows
 
         weights = Path(__file__).parents[1] / "adapters" / "embedded"
@@ -61,7 +60,7 @@ class Chooser:
         from adapters.catalogue import CATALOGUE
         from qformer.contracts import LoupeError
 
-        models = {EMBEDDED, *(listed.model for listed in CATALOGUE if listed.language)}
+        models = {EMBEDDED, *(listed.model for listed in CATALOGUE if listed.answers)}
         if model not in models or segmenter not in {None, *(name for name, _, _ in SEGMENTERS)}:
             raise LoupeError("this model is not on the list: choose one of those shown")
 

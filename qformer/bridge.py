@@ -74,6 +74,27 @@ class PassRows:
     def __len__(self) -> int:
         return len(self.patch_coverage)
 
+    def split(self) -> list[PassRows]:
+        """Each pass by itself."""
+        crops = {} if self.focal is None else {n: i for i, n in enumerate(self.focal.rows.tolist())}
+        return [self._only(slice(n, n + 1), crops.get(n)) for n in range(len(self))]
+
+    def _only(self, rows: slice, crop: int | None) -> PassRows:
+        values: dict[str, Any] = {
+            one.name: None if value is None else value[rows]
+            for one in dataclasses.fields(self)
+            if one.name != "focal"
+            for value in (getattr(self, one.name),)
+        }
+        if crop is not None and self.focal is not None:
+            index = torch.tensor([crop], device=self.patch_coverage.device)
+            values["focal"] = Focal(
+                self.focal.memory.select(index),
+                torch.zeros_like(index),
+                self.focal.patch_coverage[index],
+            )
+        return PassRows(**values)
+
     @classmethod
     def whole(cls, count: int, patches: int, device: torch.device | None = None) -> PassRows:
         """`count` global passes: the plain BLIP-2."""

@@ -121,7 +121,7 @@ def by_likelihood(view: View, proposals: Sequence[Proposal], text: str) -> list[
     questions = [Question(view.image, asked, choices=(answer,))]
     questions += [Question(view.image, asked, (one.region_mask,), (answer,)) for one in proposals]
     scores: list[float] = []
-    for told in likelihoods(view.assistant, questions, view=view.apart()):
+    for told in likelihoods(view.assistant, questions, views=[view.apart()]):
         if isinstance(told, Exception):
             raise told
         scores.append(told[0].mean)

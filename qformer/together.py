@@ -1,6 +1,6 @@
 """Many questions about many pictures at once: the answers of `View.ask`, in fewer, larger steps.
 
-Pictures are encoded together, every question's passes of the Q-Former are rows of one batch, and
+Pictures are encoded together, the questions' passes of the Q-Former are rows of a few batches, and
 the language model writes all answers side by side. What each row computes is what it would compute
 alone; only the order of sums inside the matrix products differs.
 """
@@ -8,9 +8,9 @@ alone; only the order of sums inside the matrix products differs.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,9 @@ from .view import View
 
 if TYPE_CHECKING:
     from .assistant import Assistant
+
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -54,14 +57,18 @@ class Likelihood:
 
 @torch.no_grad()
 def answers(
-    assistant: Assistant, questions: Sequence[Question], decoding: Decoding | None = None
+    assistant: Assistant,
+    questions: Sequence[Question],
+    decoding: Decoding | None = None,
+    views: Sequence[View] = (),
 ) -> list[str | LoupeError]:
     """The answer to each question, or why there is none; the others are answered all the same.
 
+    views: of the questions' pictures, which are not encoded again where they were before.
     Greedy answers and beams are as `View.ask` writes them; beams go one question at a time.
     """
     decoding = decoding or assistant.config.decoding
-    prompts = _prompts(assistant, questions, decoding)
+    prompts = _prompts(assistant, questions, decoding, views)
     good = [index for index, prompt in enumerate(prompts) if isinstance(prompt, Tensor)]
     read = [prompt for prompt in prompts if isinstance(prompt, Tensor)]
     written = assistant.language.generate_together(read, decoding) if read else []
@@ -73,12 +80,15 @@ def answers(
 
 @torch.no_grad()
 def likelihoods(
-    assistant: Assistant, questions: Sequence[Question], batch: int = 64, view: View | None = None
+    assistant: Assistant,
+    questions: Sequence[Question],
+    batch: int = 64,
+    views: Sequence[View] = (),
 ) -> list[list[Likelihood] | LoupeError]:
     """How likely each question's choices are as its whole answer. batch: texts read at once.
-    view: of the questions' one picture, where it was read before."""
+    views: as for `answers`."""
     language = assistant.language
-    prompts = _prompts(assistant, questions, assistant.config.decoding, view)
+    prompts = _prompts(assistant, questions, assistant.config.decoding, views)
     end = torch.tensor([language.eos_id])
     pairs = [
         (index, torch.cat([language.tokenize(choice).cpu(), end]).to(assistant.device))
@@ -100,17 +110,26 @@ def likelihoods(
     ]
 
 
+def in_spite(
+    ask: Callable[[Sequence[Asked]], list[Answer]], questions: Sequence[Asked]
+) -> list[Answer | Exception]:
+    """`ask` of all at once; where that fails, of each by itself, a failure in its place."""
+    try:
+        return [*ask(questions)]
+    except Exception as error:  # whatever one of them does, the others are answered
+        if len(questions) > 1:
+            return [one for question in questions for one in in_spite(ask, [question])]
+        return [error]
+
+
 def _prompts(
     assistant: Assistant,
     questions: Sequence[Question],
     decoding: Decoding,
-    view: View | None = None,
+    known: Sequence[View] = (),
 ) -> list[Tensor | LoupeError]:
     """What the language model reads for each question, inputs_embeds (n, width)."""
-    if view is None:
-        views = _views(assistant, [question.image for question in questions])
-    else:
-        views = {id(view.image): view}
+    views = _views(assistant, [question.image for question in questions], known)
     plans: list[tuple[View, Plan] | LoupeError] = []
     for question in questions:
         try:
@@ -128,11 +147,14 @@ def _prompts(
     return result
 
 
-def _views(assistant: Assistant, images: Sequence[Tensor]) -> dict[int, View]:
-    """A View of each picture, by the identity of its tensor, all encoded in one step."""
-    views = {id(image): View(assistant, image) for image in images}
-    if views:
-        View.encode_together(list(views.values()))
+def _views(
+    assistant: Assistant, images: Sequence[Tensor], known: Sequence[View]
+) -> dict[int, View]:
+    """A View of each picture, by the identity of its tensor; those not yet encoded are, in one
+    step."""
+    read = {id(view.image): view for view in known}
+    views = {id(image): read.get(id(image)) or View(assistant, image) for image in images}
+    View.encode_together([view for view in views.values() if not view.encoded])
     return views
 
 
@@ -150,16 +172,40 @@ def _plan(view: View, question: Question, decoding: Decoding) -> tuple[View, Pla
 def _soft_tokens(
     assistant: Assistant, plans: Sequence[tuple[View, Plan]]
 ) -> Iterator[dict[str, Tensor]]:
-    """Of each plan, source name -> (queries, language width); one pass of the Q-Former for all."""
-    rows = [view.rows(list(plan.sources.values()), plan.instruction) for view, plan in plans]
-    filled = [(view, row) for (view, _), row in zip(plans, rows, strict=True) if len(row)]
-    made: Iterator[Tensor] = iter(())
-    if filled:
-        bridge = assistant.bridge
-        memory = _joined([view.memory for view, row in filled for _ in range(len(row))])
-        made = iter(bridge.project(bridge.query(memory, joined_rows([row for _, row in filled]))))
+    """Of each plan, source name -> (queries, language width)."""
+    passes = [
+        (view, row)
+        for view, plan in plans
+        for row in view.rows(list(plan.sources.values()), plan.instruction).split()
+    ]
+    made: list[Tensor] = [torch.empty(0)] * len(passes)
+    bridge = assistant.bridge
+    for chosen, memories in _shared(passes):
+        rows = joined_rows([passes[index][1] for index in chosen])
+        tokens = bridge.project(bridge.query(_joined(memories), rows))
+        for index, one in zip(chosen, tokens, strict=True):
+            made[index] = one
+    rest = iter(made)
     for _, plan in plans:
-        yield {name: next(made) for name in plan.sources}
+        yield {name: next(rest) for name in plan.sources}
+
+
+def _shared(passes: Sequence[tuple[View, PassRows]]) -> list[tuple[list[int], list[ImageMemory]]]:
+    """Which passes go together: those over pictures that are read equally often, so that a picture
+    stands there once for all of its passes. A pass with a focal crop has a memory of its own, which
+    no other is made to carry."""
+    by_picture: dict[int | tuple[int, int], list[int]] = {}
+    for index, (view, row) in enumerate(passes):
+        key = id(view) if row.focal is None else (id(view), index)
+        by_picture.setdefault(key, []).append(index)
+    groups: dict[tuple[bool, int], list[list[int]]] = {}
+    for key, indices in by_picture.items():
+        groups.setdefault((isinstance(key, int), len(indices)), []).append(indices)
+    return [
+        ([index for indices in group for index in indices],
+         [passes[indices[0]][0].memory for indices in group])
+        for group in groups.values()
+    ]  # fmt: skip
 
 
 def _joined(memories: Sequence[ImageMemory]) -> ImageMemory:
@@ -172,7 +218,7 @@ def _joined(memories: Sequence[ImageMemory]) -> ImageMemory:
 
 
 def joined_rows(parts: Sequence[PassRows]) -> PassRows:
-    """Passes of several questions as one set, each over a picture of its own.
+    """Passes of several questions as one set, picture by picture.
 
     Instructions are padded to the longest. Raises ValueError where some have one and some none.
     """

@@ -94,6 +94,11 @@ class View:
         return self._memory
 
     @property
+    def encoded(self) -> bool:
+        """Whether the picture was read and is not forgotten."""
+        return self._memory is not None
+
+    @property
     def familiar(self) -> bool:
         """Whether it looks like the training pictures; True where the bridge does not know."""
         familiarity = self.assistant.bridge.familiarity

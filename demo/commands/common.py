@@ -35,9 +35,12 @@ def assistant_of(args: argparse.Namespace) -> Any:
 
 
 def settings_used(assistant: Any) -> dict[str, Any]:
-    """How answers were written, for --json."""
-    config = assistant.config
-    return {"composer": config.prompt.composer, "decoding": dataclasses.asdict(config.decoding)}
+    """How answers were written, for --json. preset: null where it is the model's own way."""
+    from adapters.published import PRESETS
+
+    prompt, decoding = assistant.config.prompt, assistant.config.decoding
+    preset = next((name for name, one in PRESETS.items() if one == decoding), None)
+    return {"composer": prompt.composer, "preset": preset, "decoding": dataclasses.asdict(decoding)}
 
 
 def decoding_wanted(args: argparse.Namespace, own: Any) -> Any:

@@ -11,7 +11,7 @@ from whole import QUESTION, make
 from adapters.build import build
 from adapters.folder import open_model
 from adapters.language_decoder import DecoderLanguageModel
-from adapters.memory import Placement, bytes_of
+from adapters.memory import Count, Placement
 from adapters.tokenizer import open_tokenizer
 from qformer.contracts import CheckpointError, Decoding
 
@@ -157,9 +157,11 @@ def test_bytes_are_counted_by_what_is_quantised(folder):
         "qformer.layer.weight": (3, 3),
     }
     small = 2 * (32 + 320 + 320) + 4 * 9
-    assert bytes_of(shapes, torch.bfloat16) == small + 2 * 2048
-    assert bytes_of(shapes, torch.bfloat16, "int8") == small + 2048 + 4 * 64
-    assert bytes_of(shapes, torch.bfloat16, "nf4") == small + 1024 + 128
+    count = Count.of(shapes)
+    assert count.parameters == 32 + 2048 + 320 + 320 + 9
+    assert count.bytes(torch.bfloat16) == small + 2 * 2048
+    assert count.bytes(torch.bfloat16, "int8") == small + 2048 + 4 * 64
+    assert count.bytes(torch.bfloat16, "nf4") == small + 1024 + 128
 
 
 def test_weights_of_the_stored_dtype_stay_in_their_file(folder):

@@ -10,6 +10,7 @@ from adapters.registry import LANGUAGE_MODELS
 from qformer import together
 from qformer.contracts import Decoding, LoupeError, QuestionError
 from qformer.together import Question
+from qformer.view import View
 from tests import tiny
 from tests.qformer.fakes import picture
 
@@ -94,6 +95,29 @@ def test_one_bad_question_does_not_cost_the_others_their_answers(assistant):
     assert [given[i] for i in (0, 2, 4, 5)] == [
         alone(assistant, questions[i]) for i in (0, 2, 4, 5)
     ]
+
+
+def test_a_picture_read_before_is_not_encoded_again(assistant, monkeypatch):
+    question = mixed()[1]
+    view = assistant.encode(question.image)
+    encoded = []
+    encode = View._encode
+    monkeypatch.setattr(View, "_encode", lambda *args: encoded.append(args) or encode(*args))
+    expected = together.answers(assistant, [question])
+    assert len(encoded) == 1
+    assert together.answers(assistant, [question], views=[view]) == expected
+    assert len(encoded) == 1
+
+
+def test_a_failure_costs_no_other_its_answer():
+    def ask(some):
+        if 3 in some:
+            raise RuntimeError("three")
+        return [2 * one for one in some]
+
+    *others, three = together.in_spite(ask, [1, 2, 4, 3])
+    assert others == [2, 4, 8]
+    assert isinstance(three, RuntimeError)
 
 
 def test_likelihoods_are_those_of_the_loss(assistant):

@@ -142,3 +142,16 @@ def test_opt_opens_with_its_end_token_and_ends_with_its_own(tiny_folder):
     opt = LANGUAGE_MODELS["decoder"](tiny_folder("opt"))
     assert opt.start_ids().tolist() == [2]
     assert opt.eos_id == 5
+
+
+def test_the_head_is_given_states_with_memory_of_their_own(decoder):
+    """A cut of a longer tensor makes torch copy the whole table of words."""
+    seen = []
+    head = decoder.model.get_output_embeddings()
+    watch = head.register_forward_pre_hook(lambda _, states: seen.append(states[0]))
+    list(decoder.generate(embeds(decoder, 6), Decoding(max_new_tokens=3)))
+    prompts = [embeds(decoder, 6), embeds(decoder, 4)]
+    decoder.generate_together(prompts, Decoding(max_new_tokens=2))
+    watch.remove()
+    assert [tuple(states.shape[:2]) for states in seen] == [(1, 1)] * 3 + [(2, 1)] * 2
+    assert all(states.stride() == torch.empty(states.shape).stride() for states in seen)

@@ -1,11 +1,14 @@
+import dataclasses
 import json
 
 import pytest
 from PIL import Image
 
+from adapters.published import PRESETS
 from demo import batch
-from qformer.assistant import Assistant
+from qformer import together
 from qformer.contracts import LoupeError, RegionError
+from qformer.view import View
 
 
 @pytest.fixture
@@ -54,15 +57,36 @@ def test_a_line_is_answered_as_the_same_question_alone(ask, tiny_assistant, imag
     assert (first["id"], again["id"]) == (1, 2)
 
 
-def test_each_picture_is_encoded_once(ask, monkeypatch):
+def test_answers_keep_the_order_of_the_lines_and_each_picture_is_encoded_once(ask, monkeypatch):
     encoded = []
-    encode = Assistant.encode
+    encode = View._encode
     monkeypatch.setattr(
-        Assistant, "encode", lambda self, image: encoded.append(1) or encode(self, image)
+        View, "_encode", lambda self, images: encoded.append(len(images)) or encode(self, images)
     )
+    monkeypatch.setattr(batch, "TOGETHER", 4)
     lines = [{"id": i, "image": "ab"[i % 2] + ".png", "question": "what?"} for i in range(6)]
-    assert [line["id"] for line in ask(*lines)] == [0, 2, 4, 1, 3, 5]
-    assert len(encoded) == 2
+    assert [line["id"] for line in ask(*lines)] == [0, 1, 2, 3, 4, 5]
+    assert encoded == [2]
+
+
+def test_no_more_pictures_are_kept_than_said(ask, monkeypatch):
+    monkeypatch.setattr(batch, "TOGETHER", 1)
+    monkeypatch.setattr(batch, "KEPT", 1)
+    lines = [{"id": i, "image": "ab"[i % 2] + ".png", "question": "what?"} for i in range(4)]
+    found = ask(*lines)
+    assert [line["answer"] for line in found[:2]] == [line["answer"] for line in found[2:]]
+
+
+def test_a_line_says_how_its_answer_was_written(ask, tiny_assistant, monkeypatch):
+    wanted = {"image": "a.png", "question": "what?"}
+    (own,) = ask(wanted)
+    assert own["decoding"] == dataclasses.asdict(tiny_assistant.config.decoding)
+    assert own["preset"] is None
+    changed = dataclasses.replace(tiny_assistant.config, decoding=PRESETS["vqa"])
+    monkeypatch.setattr(tiny_assistant, "config", changed)
+    (vqa,) = ask(wanted)
+    assert vqa["preset"] == "vqa"
+    assert vqa["decoding"]["beams"] == PRESETS["vqa"].beams
 
 
 BAD = {
@@ -96,14 +120,14 @@ def test_a_bad_line_is_reported_and_the_run_goes_on(ask, line):
 
 
 def test_a_crash_on_one_line_does_not_end_the_run(ask, monkeypatch):
-    view_ask = batch.View.ask
+    plan = together._plan
 
-    def crash(view, question, regions):
-        if question == "boom":
+    def crash(view, question, decoding):
+        if question.text == "boom":
             raise RuntimeError("at 0x7f")
-        return view_ask(view, question, regions)
+        return plan(view, question, decoding)
 
-    monkeypatch.setattr(batch.View, "ask", crash)
+    monkeypatch.setattr(together, "_plan", crash)
     bad, good = ask({"image": "a.png", "question": "boom"}, {"image": "a.png", "question": "what?"})
     assert bad["error"] == "failed: RuntimeError"
     assert "answer" in good

@@ -95,7 +95,7 @@ def test_regions_come_in_the_order_given(loupe, picture, mask, monkeypatch):
     ]
     answer = json.loads(out)
     told = {"image", "question", "answer", "regions", "familiar", "seconds", "decoding"}
-    told |= {"grounding", "composer"}
+    told |= {"grounding", "composer", "preset"}
     assert answer.keys() == told
     assert answer["regions"][1] == {"box": [5, 5, 25, 20], "area": 300, "score": None}
     assert len(answer["regions"]) == 4

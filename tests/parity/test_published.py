@@ -9,7 +9,7 @@ import torch
 from whole import QUERIES, QUESTION, make
 
 from adapters.build import build
-from adapters.memory import bytes_of
+from adapters.memory import Count
 from adapters.registry import LANGUAGE_MODELS, VISION_ENCODERS
 from adapters.weights import WeightFiles
 from qformer.contracts import CheckpointError, Decoding
@@ -208,7 +208,7 @@ def test_the_frozen_parts_of_a_whole_model_open_alone(published, image):
 
 def test_too_little_memory_says_what_would_fit(published, monkeypatch):
     _, _, folder = published
-    whole = bytes_of(WeightFiles(folder).shapes(), torch.float32)
+    whole = Count.of(WeightFiles(folder).shapes()).bytes(torch.float32)
     monkeypatch.setattr("adapters.memory.available", lambda device: int(0.8 * whole))
     says = r"needs \S+ MB in fp32 and \S+ MB of memory are free: these would fit: --\w+ \w+ \(0\."
     with pytest.raises(CheckpointError, match=says):

@@ -187,6 +187,16 @@ def test_many_pictures_at_once_equal_single_ones():
         )
 
 
+def test_passes_split_are_the_same_passes():
+    bridge = make_bridge(trainable=True)
+    rows = region_rows(None, [1, 2], [3], [5, 6])
+    rows = dataclasses.replace(rows, focal=focal_of(bridge, [1, 3]))
+    memory = bridge.remember(image_embeds())
+    together = bridge.query(memory, rows)
+    alone = torch.cat([bridge.query(memory, one) for one in rows.split()])
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-5)
+
+
 def test_picture_and_focal_crop_weigh_the_same():
     bridge = make_bridge()
     # 4 covered patches here, 5 in the crop; equal keys everywhere leave only the bias to tell

@@ -1,7 +1,8 @@
 """What a model is shown: the thing itself, and the baselines that say what the figure is worth.
 
 An arm changes the picture and the regions before any model sees them, so that it means the same for
-all. "question only" shows a grey picture; what is still right was in the words.
+all. "question only" shows a grey picture; what is still right was in the words. "no words" has a
+region looked for without saying which.
 """
 
 from __future__ import annotations
@@ -59,9 +60,12 @@ ARMS: dict[str, Callable[[Tensor, tuple[Tensor, ...]], Shown]] = {
     "box crop": box_crop,
     "blurred crop": blurred_crop,
     "regions": as_it_is,
+    "no words": as_it_is,
     "picture": as_it_is,
 }
 MAJORITY = "majority"
+WHOLE = "whole picture"  # stands in its place where a region is looked for
+FINDING = ("no words", "picture")
 
 
 def arms_for(regions: bool, sees_regions: bool) -> tuple[str, ...]:

@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
         " it: see loupe peers; may be repeated")  # fmt: skip
     add("--no-model", action="store_true", help="peers and baselines alone")
     add("--arms", metavar="A,B", help="only these of: question only, no region, box crop, blurred"
-        " crop, regions, picture (all that fit)")  # fmt: skip
+        " crop, regions, no words, picture (all that fit)")  # fmt: skip
     add("--preset", choices=["caption", "vqa", "chat"], help="how answers are written (published"
         " models: as BLIP-2 does for the task; others: their own way)")  # fmt: skip
     add("--segmenter", metavar="S", help="another segmenter's folder or hub id")
@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
         " similarity of names")  # fmt: skip
     add("--device", default="cpu", help="cpu, cuda, mps (%(default)s)")
     add("--dtype", choices=["fp32", "bf16", "fp16"], default="fp32", help="(%(default)s)")
-    add("--batch", metavar="N", type=int, default=32, help="cases asked at once (%(default)s)")
+    add("--batch", metavar="N", type=int, default=64, help="cases asked at once (%(default)s)")
     out = top.add_argument_group("what comes of it")
     add = out.add_argument
     add("--out", metavar="FOLDER", type=Path, help="(runs/eval/TASK)")

@@ -7,6 +7,7 @@ whether it `sees_regions`, and has a method for each of its ways; see `adapters.
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +29,8 @@ from qformer.retrieval import Ranker
 from qformer.together import Likelihood, Question
 from qformer.view import View
 
+SEARCHED = 64  # pictures whose proposals are kept: those of a batch
+
 
 class AssistantModel:
     """A Loupe assistant: it writes answers, ranks choices by likelihood, and sees regions."""
@@ -40,6 +43,7 @@ class AssistantModel:
         checkpoint's own way; preset: always this one."""
         self.name, self.assistant = name, assistant
         self.presets, self.preset = presets, preset
+        self._searched: OrderedDict[int, tuple[View, list[Proposal]]] = OrderedDict()
 
     def decoding(self, preset: str) -> Decoding:
         chosen = self.preset or (preset if self.presets else None)
@@ -51,28 +55,36 @@ class AssistantModel:
     def choose(self, questions: Sequence[Question]) -> list[list[Likelihood] | LoupeError]:
         return together.likelihoods(self.assistant, questions)
 
-    def find(self, questions: Sequence[Question]) -> list[Tensor | LoupeError | None]:
-        """The region_mask that fits each question's text best; None where nothing is proposed.
-        Everything in a picture is proposed once, unless the segmenter reads the text itself."""
-        result: list[Tensor | LoupeError | None] = []
-        views: dict[int, View] = {}
-        everything: dict[int, list[Proposal]] = {}
+    def find(self, questions: Sequence[Question]) -> list[list[Tensor] | LoupeError]:
+        """The region_masks that fit each question's text, best first; without a text those that the
+        segmenter is surest of. Everything in a picture is proposed once, unless the segmenter reads
+        the text itself."""
+        result: list[list[Tensor] | LoupeError] = []
         segmenter = self.assistant.segmenter
+        reads = segmenter is not None and segmenter.capabilities.text
         for question in questions:
             try:
-                which = id(question.image)
-                view = views.setdefault(which, View(self.assistant, question.image))
-                if segmenter is not None and segmenter.capabilities.text:
-                    best = view.find(question.text, threshold=0.0)
+                if reads and question.text:
+                    view = View(self.assistant, question.image)
+                    proposals = view.find(question.text, threshold=0.0)
                 else:
-                    if which not in everything:
-                        everything[which] = view.everything(Everything(**finding.GENEROUS))
-                    found = finding.among(view, everything[which], question.text)
-                    best = [one.proposal for one in found]
-                result.append(best[0].region_mask if best else None)
+                    view, proposals = self._everything(question.image)
+                    if question.text:
+                        found = finding.among(view, proposals, question.text)
+                        proposals = [one.proposal for one in found]
+                result.append([one.region_mask for one in proposals])
             except LoupeError as error:
                 result.append(error)
         return result
+
+    def _everything(self, image: Tensor) -> tuple[View, list[Proposal]]:
+        """All that is proposed in a picture, kept for the next questions about it."""
+        if id(image) not in self._searched:  # the View holds the image: no other gets its id
+            view = View(self.assistant, image)
+            self._searched[id(image)] = view, view.everything(Everything(**finding.GENEROUS))
+            while len(self._searched) > SEARCHED:
+                self._searched.popitem(last=False)
+        return self._searched[id(image)]
 
     def about(self, preset: str) -> dict[str, Any]:
         return {"decoding": asdict(self.decoding(preset))}

@@ -12,16 +12,17 @@ import json
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from adapters.rle import encode_rle
 from qformer.contracts import ImageError, LoupeError, RegionError
-from qformer.together import Question
+from qformer.together import Question, in_spite
 from train.data.readers import read
 from train.data.sample import Tally
 from train.data.source import DataConfig, read_lines
@@ -32,9 +33,10 @@ from train.eval.tasks import TASKS
 
 PREDICTIONS = "predictions.jsonl"
 FORMAT = 1
-BATCH = 32
+BATCH = 64
 log = logging.getLogger(__name__)
 Say = Callable[[int, int], None]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ class Run:
                 )
             fitting = arms.arms_for(self.task.regions, model.sees_regions)
             if way == "find":
-                fitting = ("picture",)
+                fitting = arms.FINDING
             for arm in fitting:
                 if not chosen or arm in chosen:
                     systems[f"{name}: {arm}"] = (model, arm, way)
@@ -210,7 +212,7 @@ class Run:
             case for case in mine if any((case.id, s) not in self.book.done for s in self.systems)
         ]
         done = len(mine) - len(open_cases)
-        for part in batches(open_cases, self.batch):
+        for part in batches(open_cases, self.batch, lambda case: case.picture.key):
             self.book.write(self._batch(part))
             done += len(part)
             self.say(done, len(mine))
@@ -242,8 +244,23 @@ class Run:
                 yield record if area is None else {**record, "area": area}
 
 
-def batches(cases: Sequence[Case], size: int) -> Iterator[Sequence[Case]]:
-    return (cases[start : start + size] for start in range(0, len(cases), size))
+def batches(
+    items: Sequence[Item], size: int, picture: Callable[[Item], Hashable]
+) -> Iterator[list[Item]]:
+    """At most `size` at once. What is asked about one picture in a row is not parted where it fits,
+    so that the picture is read once."""
+    batch: list[Item] = []
+    for _, group in groupby(items, picture):
+        together = list(group)
+        if batch and len(batch) + len(together) > size:
+            yield batch
+            batch = []
+        batch += together
+        while len(batch) >= size:
+            yield batch[:size]
+            batch = batch[size:]
+    if batch:
+        yield batch
 
 
 class Pictures(OrderedDict[str, torch.Tensor | ImageError]):
@@ -274,19 +291,17 @@ def ask(
 
     names: all that a thing may be called, for a model that only names things.
     """
-    shapes: dict[tuple[int, str], arms.Shown] = {}
-
-    def see(image: torch.Tensor, region_masks: tuple[torch.Tensor, ...]) -> arms.Shown:
-        # A picture without regions stays one tensor for all its questions: it is encoded once.
-        if arm not in ("question only", "no region", "picture"):
-            return arms.ARMS[arm](image, region_masks)
-        return shapes.setdefault((id(image), arm), arms.ARMS[arm](image, region_masks))
-
+    greys: dict[tuple[int, ...], arms.Shown] = {}  # one of each size, which is encoded once
     questions = []
     for case, (image, region_masks) in cases:
-        seen, areas = see(image, region_masks)
+        if arm == "question only":
+            size = tuple(image.shape)
+            seen, areas = greys.setdefault(size, arms.grey(image, ()))
+        else:
+            seen, areas = arms.ARMS[arm](image, region_masks)
         texts = case.texts if way == "match" else names if way == "name" else case.choices
-        questions.append(Question(seen, case.question, areas if arm == "regions" else (), texts))
+        words = "" if arm == "no words" else case.question
+        questions.append(Question(seen, words, areas if arm == "regions" else (), texts))
     told = guarded(model, way, questions, task.preset)
     return [
         read_answer(case, image, region_masks, way, found)
@@ -296,14 +311,12 @@ def ask(
 
 def guarded(model: Any, way: str, questions: Sequence[Question], preset: str) -> list[Any]:
     """A model's answers; where a batch fails, each question by itself."""
-    try:
-        return _told(model, way, questions, preset)
-    except Exception as error:  # the run goes on, whatever one batch does
-        if len(questions) > 1:
-            return [one for q in questions for one in guarded(model, way, [q], preset)]
-        if not isinstance(error, LoupeError):
-            log.exception("%s failed", model.name)
-        return [error if isinstance(error, LoupeError) else LoupeError(type(error).__name__)]
+    told: list[Any] = in_spite(lambda some: _told(model, way, some, preset), questions)
+    for index, one in enumerate(told):
+        if isinstance(one, Exception) and not isinstance(one, LoupeError):
+            log.error("%s failed", model.name, exc_info=one)
+            told[index] = LoupeError(type(one).__name__)
+    return told
 
 
 def _told(model: Any, way: str, questions: Sequence[Question], preset: str) -> list[Any]:
@@ -347,21 +360,40 @@ def choice_in(answer: str, choices: Sequence[str]) -> str:
     return starts[0] if len(starts) == 1 else answer
 
 
-def found_record(case: Case, truth: Sequence[torch.Tensor], found: torch.Tensor | None) -> Record:
-    """How well a found region_mask fits the truth."""
-    if found is None or not bool(found.any()):
-        return {"answer": "", "box_iou": 0.0, "mask_iou": 0.0}
+def found_record(
+    case: Case, truth: Sequence[torch.Tensor], found: Sequence[torch.Tensor]
+) -> Record:
+    """How well the first of the found region_masks fits the truth; how well the fittest does
+    ("reach"), and how many do ("chance": of any at random); and the whole picture."""
     real = truth[0]
-    union = int((found | real).sum())
-    x0, y0, x1, y1 = case.extra.get("box") or arms.box_of(real)
-    box = arms.box_of(found)
-    across = max(0.0, min(x1, box[2]) - max(x0, box[0]))
-    down = max(0.0, min(y1, box[3]) - max(y0, box[1]))
-    shared = across * down
-    both = (x1 - x0) * (y1 - y0) + (box[2] - box[0]) * (box[3] - box[1]) - shared
+    target = case.extra.get("box") or arms.box_of(real)
+    height, width = real.shape
+    share = float(real.sum()) / (height * width)
+    whole = [box_iou(target, (0, 0, width, height)), share]
+    found = [one for one in found if bool(one.any())]
+    if not found:
+        return {"answer": "", "box_iou": 0.0, "mask_iou": 0.0, "reach": 0.0, "chance": 0.0,
+                "whole": _rounded(whole)}  # fmt: skip
+    fits = [box_iou(target, arms.box_of(one)) for one in found]
+    union = int((found[0] | real).sum())
     return {
-        "answer": json.dumps(list(box)),
-        "box_iou": round(shared / both, 5),
-        "mask_iou": round(int((found & real).sum()) / max(1, union), 5),
-        "rle": encode_rle(found),
+        "answer": json.dumps(list(arms.box_of(found[0]))),
+        "box_iou": round(fits[0], 5),
+        "mask_iou": round(int((found[0] & real).sum()) / union, 5),
+        "reach": round(max(fits), 5),
+        "chance": round(sum(fit > 0.5 for fit in fits) / len(fits), 5),
+        "whole": _rounded(whole),
+        "rle": encode_rle(found[0]),
     }
+
+
+def box_iou(one: Sequence[float], other: Sequence[float]) -> float:
+    """Intersection over union of two boxes, x0, y0, x1, y1."""
+    across = max(0.0, min(one[2], other[2]) - max(one[0], other[0]))
+    down = max(0.0, min(one[3], other[3]) - max(one[1], other[1]))
+    areas = ((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return across * down / (sum(areas) - across * down)
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(value, 5) for value in values]

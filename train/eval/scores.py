@@ -62,17 +62,13 @@ def systems_of(
     shown = [case for case in cases if case.id in answered - out]
     if not shown:
         raise LoupeError("no case could be asked: check that the pictures are where the data say")
-    guesses = (
-        [{"box_iou": 0.0, "mask_iou": 0.0}] * len(shown)
-        if "find" in task.ways
-        else [{"answer": answer} for answer in arms.majority(shown)]
-    )
-    areas = {id: record for one in by_system.values() for id, record in one.items()}
+    any_of = {id: record for one in by_system.values() for id, record in one.items()}
+    name, guesses = blind(task, shown, any_of)
     made = [
-        {"id": case.id, **guess, "area": areas[case.id].get("area")}
+        {"id": case.id, **guess, "area": any_of[case.id].get("area")}
         for case, guess in zip(shown, guesses, strict=True)
     ]
-    systems = [System(arms.MAJORITY, shown, made, measures_of(task, shown, made, similar))]
+    systems = [System(name, shown, made, measures_of(task, shown, made, similar))]
     for name, told in by_system.items():
         mine = [case for case in shown if case.id in told]
         records_of = [told[case.id] for case in mine]
@@ -80,6 +76,21 @@ def systems_of(
             measures = measures_of(task, mine, records_of, similar)
             systems.append(System(name, mine, records_of, measures))
     return systems
+
+
+def blind(
+    task: Task, cases: list[Case], records: dict[str, Record]
+) -> tuple[str, list[dict[str, Any]]]:
+    """What is said without a look: the majority's answer; of regions the whole picture."""
+    if "find" not in task.ways:
+        return arms.MAJORITY, [{"answer": answer} for answer in arms.majority(cases)]
+    found = (records[case.id] for case in cases)
+    ious = ((record.get("whole", (0.0, 0.0)), record.get("chance")) for record in found)
+    return arms.WHOLE, [
+        {"answer": arms.WHOLE, "box_iou": box, "mask_iou": region_mask, "reach": box,
+         "chance": chance}
+        for (box, region_mask), chance in ious
+    ]  # fmt: skip
 
 
 def measures_of(

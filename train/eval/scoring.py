@@ -147,11 +147,15 @@ def leakage_scores(cases: Sequence[Case], records: Sequence[Record]) -> dict[str
 
 
 def found_scores(cases: Sequence[Case], records: Sequence[Record]) -> dict[str, Measure]:
-    """Referring expressions: box IoU above 0.5 (the field's rule), and the mean mask IoU."""
-    box = [float(record.get("box_iou") or 0.0) for record in records]
-    region_mask = [float(record.get("mask_iou") or 0.0) for record in records]
+    """Referring expressions: box IoU above 0.5 (the field's rule), and the mean IoUs. within reach:
+    how often any of the proposed areas would have been right; chance: one of them at random."""
+    box, region_mask, reach, chance = (
+        np.array([float(record.get(name) or 0.0) for record in records])
+        for name in ("box_iou", "mask_iou", "reach", "chance")
+    )
     return {
-        "box IoU > 0.5": Measure.mean(np.array(box) > 0.5),
+        "box IoU > 0.5": Measure.mean(box > 0.5, float(chance.mean()) if len(chance) else None),
         "mean box IoU": Measure.mean(box),
         "mean mask IoU": Measure.mean(region_mask),
+        "within reach": Measure.mean(reach > 0.5),
     }

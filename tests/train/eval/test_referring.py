@@ -3,6 +3,7 @@
 import torch
 
 from adapters.build import build
+from qformer import finding
 from qformer.contracts import RegionError
 from qformer.proposals import Proposal
 from qformer.together import Question
@@ -27,13 +28,18 @@ def test_a_picture_is_searched_once_and_each_text_takes_what_fits_it(
 
     monkeypatch.setattr(View, "everything", everything)
     model = AssistantModel("loupe", tiny_assistant, False, None)
-    found = model.find([Question(image, text) for text in ("a red star", "a cat")])
+    asked = [Question(image, text) for text in ("a red star", "a cat")]
+    found = model.find(asked)
+    surest = model.find([Question(image, "")])
     assert len(searched) == 1
-    proposed = [area(0), area(30)]
-    for one in found:
-        assert any(torch.equal(one, region_mask) for region_mask in proposed)
+    assert [torch.equal(one, area(left)) for one, left in zip(surest[0], (0, 30), strict=True)]
+    for question, areas in zip(asked, found, strict=True):
+        view = View(tiny_assistant, image)
+        best = finding.among(view, everything(view), question.text)
+        expected = [one.proposal.region_mask for one in best]
+        assert all(torch.equal(one, two) for one, two in zip(areas, expected, strict=True))
     monkeypatch.setattr(View, "everything", lambda *_, **__: [])
-    assert model.find([Question(image.clone(), "a cat")]) == [None]
+    assert model.find([Question(image.clone(), "a cat")]) == [[]]
 
 
 def test_without_a_segmenter_each_case_says_so(tiny_folder, image):

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from train.data.sample import Tally
 from train.data.source import DataConfig
 from train.eval import arms, scoring
 from train.eval.case import Case, spread, unique
-from train.eval.run import Asked, choice_in, found_record, read_cases
+from train.eval.run import Asked, batches, choice_in, found_record, read_cases
 from train.eval.tasks import TASKS
 
 SHARED = Path("../shared/data")
@@ -121,9 +122,22 @@ def test_a_found_region_is_scored_by_box_and_by_mask():
     truth[0:4, 0:4] = True
     found = torch.zeros_like(truth)
     found[0:4, 0:2] = True
-    record = found_record(case(), (truth,), found)
+    far = torch.zeros_like(truth)
+    far[8:, 8:] = True
+    record = found_record(case(), (truth,), [found, far, truth])
     assert record["box_iou"] == record["mask_iou"] == 0.5
-    assert found_record(case(), (truth,), None)["box_iou"] == 0
+    assert record["reach"] == 1
+    assert record["chance"] == pytest.approx(1 / 3, abs=1e-4)  # half is not more than half
+    assert record["whole"] == [0.16, 0.16]
+    assert found_record(case(), (truth,), [])["box_iou"] == 0
+
+
+def test_what_is_asked_of_one_picture_is_not_parted_where_it_fits():
+    items = [
+        (picture, n) for picture, count in (("a", 2), ("b", 2), ("c", 5)) for n in range(count)
+    ]
+    parts = [[picture for picture, _ in part] for part in batches(items, 3, itemgetter(0))]
+    assert parts == [["a"] * 2, ["b"] * 2, ["c"] * 3, ["c"] * 2]
 
 
 def test_ids_that_come_twice_are_counted_once():
