@@ -86,7 +86,7 @@ def chooser_of(args: argparse.Namespace) -> Chooser:
         named = {"model": model, "segmenter": segmenter, "vision": None, "language": None}
         return common.assistant_of(argparse.Namespace(**{**vars(args), **named}))
 
-    return Chooser(build, memory)
+    return Chooser(build, memory, args.model, args.segmenter)
 
 
 def launcher():

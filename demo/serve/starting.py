@@ -1,4 +1,4 @@
-"""A start that nobody waits for: gradio imported in a third of its time, and no rest in between."""
+"""A start that nobody waits for: gradio in a third of its time, and no rest in between."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, NoReturn
-
 
 # What gradio reads from the environment. It would have figures of every event worked out after each
 # (pandas, over the last 10,000) and keep them; ours are at /metrics.
