@@ -16,7 +16,7 @@ def suppress(boxes: Sequence[Box], worth: Sequence[float], threshold: float) -> 
     A box goes when its IoU with a worthier one is above `threshold`. SAM measures boxes from pixel
     to pixel, without the last one's width, and so does this.
     """
-    x0, y0, x1, y1 = np.asarray(boxes, np.float32).T
+    x0, y0, x1, y1 = np.asarray(boxes, np.float32).reshape(-1, 4).T
     x1, y1 = x1 - 1, y1 - 1
     areas = (x1 - x0) * (y1 - y0)
     waiting = np.argsort(-np.asarray(worth, np.float32), kind="stable")

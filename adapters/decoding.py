@@ -7,7 +7,8 @@ a cached prefix and to leave it untouched.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -49,8 +50,8 @@ def write_together(
 ) -> list[list[int]]:
     """Greedy or sampled ids of several answers at once, stopping ids left out.
 
-    logits: (rows, vocabulary) after each prompt. select: as for `search`; an answer that has ended
-    leaves the batch. room: the most new ids of each row.
+    logits: (rows, vocabulary) after each prompt. select: as for `search_together`; an answer that
+    has ended leaves the batch. room: the most new ids of each row.
     """
     texts: list[list[int]] = [[] for _ in room]
     writing = list(range(len(room)))
@@ -76,24 +77,70 @@ def write_together(
         logits = step(tokens)
 
 
-def search(
+def search_together(
     logits: Tensor,
     step: Step,
     select: Callable[[Tensor], None],
     decoding: Decoding,
     stop_ids: Collection[int],
-) -> list[int]:
-    """Beam search: the ids of the best answer, the stopping id included.
+    room: Sequence[int],
+) -> list[list[int]]:
+    """Beam search for several prompts side by side: the ids of each best answer, the stopping id
+    included.
 
-    logits: (1, vocabulary). select(rows) makes row i of the model's memory a copy of its row
-    rows[i]. A finished answer scores sum(log p) / length ** length_penalty; the search ends when
-    no running beam, at its present length, beats the worst of `beams` finished answers.
+    logits: (prompts, vocabulary). select(rows) makes row i of the model's memory a copy of its row
+    rows[i]. room: the most new ids of each prompt. The beams of a prompt whose search has ended
+    leave the batch.
+    """
+    texts: list[list[int]] = [[] for _ in room]
+    searches = {}
+    for prompt, most in enumerate(room):
+        fitting = replace(
+            decoding,
+            max_new_tokens=min(decoding.max_new_tokens, most),
+            min_new_tokens=min(decoding.min_new_tokens, most),
+        )
+        searches[prompt] = _search(fitting, stop_ids)
+        next(searches[prompt])
+    shown = dict(enumerate(logits.split(1)))  # of each search, its beams' logits
+    first = {prompt: prompt for prompt in shown}  # the row where its beams begin
+    while True:
+        rows: list[Tensor] = []
+        tokens: list[Tensor] = []
+        kept: list[int] = []
+        for prompt, mine in shown.items():
+            try:
+                beams, ids = searches[prompt].send(mine)
+            except StopIteration as end:
+                texts[prompt] = end.value
+                continue
+            rows.append(beams + first[prompt])
+            first[prompt] = sum(map(len, tokens))
+            tokens.append(ids)
+            kept.append(prompt)
+        if not tokens:
+            return texts
+        select(torch.cat(rows).to(logits.device))
+        logits = step(torch.cat(tokens).to(logits.device))
+        shown = dict(zip(kept, logits.split([len(one) for one in tokens]), strict=True))
+
+
+def _search(
+    decoding: Decoding, stop_ids: Collection[int]
+) -> Generator[tuple[Tensor, Tensor], Tensor, list[int]]:
+    """One prompt's beam search. Is sent its beams' logits (rows, vocabulary), at first one row;
+    yields which of these rows go on, and with which ids; returns the best answer.
+
+    A finished answer scores sum(log p) / length ** length_penalty; the search ends when no running
+    beam, at its present length, beats the worst of `beams` finished answers.
     """
     beams = decoding.beams
     histories: list[list[int]] = [[]]
     totals = torch.zeros(1)
     finished: list[tuple[float, list[int]]] = []
+    go_on = torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long)
     for length in range(1, decoding.max_new_tokens + 1):
+        logits = yield go_on
         log_probs = _adjust(F.log_softmax(logits.float(), -1), histories, decoding, stop_ids)
         candidates = totals[:, None] + log_probs.cpu()  # (rows, vocabulary)
         # Enough that `beams` remain even if every beam's best continuation is a stop.
@@ -118,8 +165,10 @@ def search(
             break
         totals = torch.tensor([score for score, _, _ in running])
         histories = [[*histories[row], token] for _, row, token in running]
-        select(torch.tensor([row for _, row, _ in running], device=logits.device))
-        logits = step(torch.tensor([token for _, _, token in running], device=logits.device))
+        go_on = (
+            torch.tensor([row for _, row, _ in running]),
+            torch.tensor([token for _, _, token in running]),
+        )
     return finished[0][1]
 
 

@@ -37,18 +37,15 @@ class Crop:
 def generate(
     segmenter: Any,
     image: Tensor,
-    settings: Everything | None = None,
+    settings: Any,
     progress: Progress | None = None,
     cancel: Cancel | None = None,
     embedding: Any = None,
 ) -> list[Proposal]:
-    """See qformer's Segmenter. embedding: of the whole image. Raises StoppedError."""
-    settings = settings or Everything()
-    on_gpu = segmenter.device.type != "cpu"
-    per_side = settings.points_per_side or (32 if on_gpu else 16)
-    batch = settings.points_per_batch or (64 if on_gpu else 8)
+    """See qformer's Segmenter. settings: an Everything that leaves nothing open. embedding: of the
+    whole image. Raises StoppedError."""
     size = image.shape[0], image.shape[1]
-    looked = crops(size, per_side, settings)
+    looked = crops(size, settings)
     done, total = 0, sum(len(crop.points) for crop in looked)
     found: list[Proposal] = []
     for crop in looked:
@@ -59,7 +56,7 @@ def generate(
         else:
             seen = embedding
         here: list[Proposal] = []
-        for points in crop.points.split(batch):
+        for points in crop.points.split(settings.points_per_batch):
             stop_if(cancel)
             here += survivors(segmenter, seen, points, crop, size, settings)
             done += len(points)
@@ -78,9 +75,9 @@ def stop_if(cancel: Cancel | None) -> None:
         raise StoppedError("stopped: what was found so far is dropped")
 
 
-def crops(size: tuple[int, int], per_side: int, settings: Everything) -> list[Crop]:
+def crops(size: tuple[int, int], settings: Any) -> list[Crop]:
     """The whole picture, then (2^i)^2 overlapping crops of layer i, each with its clicks."""
-    height, width = size
+    (height, width), per_side = size, settings.points_per_side
     whole = (0, 0, width, height)
     looked = [Crop(whole, grid(per_side, whole))]
     for layer in range(1, settings.crop_n_layers + 1):
@@ -111,7 +108,7 @@ def survivors(
     points: Tensor,
     crop: Crop,
     size: tuple[int, int],
-    settings: Everything,
+    settings: Any,
 ) -> Iterator[Proposal]:
     """What a batch of clicks finds, after the thresholds, in the model's order."""
     scale = torch.tensor(seen.scale, dtype=points.dtype)

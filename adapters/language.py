@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, Self
 
@@ -11,12 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from adapters.decoding import Step, search_together, write_together
 from adapters.folder import HERE, WHOLE, open_model, read_settings
 from adapters.frozen import Frozen
 from adapters.memory import Placement
 from adapters.tokenizer import Tokenizer, open_tokenizer
 from adapters.weights import Source
 from qformer.contracts import CheckpointError, Decoding
+
+BEAMS_AT_ONCE = 80
 
 
 class HuggingFaceLanguageModel(Frozen):
@@ -99,12 +102,30 @@ class HuggingFaceLanguageModel(Frozen):
 
     def generate_together(self, prompts: Sequence[Tensor], decoding: Decoding) -> list[list[int]]:
         """See qformer's LanguageModel. Raises QuestionError if a prompt exceeds the context."""
-        if decoding.beams > 1 or len(prompts) == 1:
-            return [list(self.generate(prompt, decoding)) for prompt in prompts]
-        return self._write_together(prompts, decoding) if prompts else []
+        if len(prompts) == 1:
+            return [list(self.generate(prompts[0], decoding))]
+        # Every beam is a row with keys and values of its own.
+        size = len(prompts) if decoding.beams == 1 else max(1, BEAMS_AT_ONCE // decoding.beams)
+        parts = (prompts[start : start + size] for start in range(0, len(prompts), size or 1))
+        return [ids for part in parts for ids in self._write_together(part, decoding)]
 
     def _write_together(self, prompts: Sequence[Tensor], decoding: Decoding) -> list[list[int]]:
         raise NotImplementedError
+
+    def _side_by_side(
+        self,
+        logits: Tensor,
+        step: Step,
+        select: Callable[[Tensor], None],
+        decoding: Decoding,
+        room: Sequence[int],
+    ) -> list[list[int]]:
+        """The answers after each prompt's logits, stopping ids left out; see decoding.py."""
+        stops = set(self.stop_ids)
+        if decoding.beams == 1:
+            return write_together(logits, step, select, decoding, stops, room)
+        found = search_together(logits, step, select, decoding, stops, room)
+        return [[token for token in ids if token not in stops] for ids in found]
 
     def answer_logits(self, prompts: Sequence[Tensor], answers: Sequence[Tensor]) -> list[Tensor]:
         """What was predicted at each place of each answer: (m_i, vocabulary) each."""

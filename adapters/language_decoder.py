@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from adapters.decoding import search, write, write_together
+from adapters.decoding import search_together, write
 from adapters.language import HuggingFaceLanguageModel
 from adapters.tokenizer import Tokenizer
 from qformer.contracts import Decoding, QuestionError
@@ -100,8 +100,7 @@ class DecoderLanguageModel(HuggingFaceLanguageModel):
             state.grow()
             return read(self.embed(tokens)[:, None])
 
-        stops = set(self.stop_ids)
-        return write_together(read(inputs_embeds), step, state.select, decoding, stops, room)
+        return self._side_by_side(read(inputs_embeds), step, state.select, decoding, room)
 
     def _generate(
         self, inputs_embeds: Tensor, decoding: Decoding, prefix: Prefix, stops: set[int]
@@ -115,12 +114,13 @@ class DecoderLanguageModel(HuggingFaceLanguageModel):
         ids: list[int] = []
         if decoding.beams > 1:
             beams = _fork(cache)
-            ids = search(
+            (ids,) = search_together(
                 logits,
                 lambda tokens: self._read(self.embed(tokens)[:, None], beams),
                 beams.reorder_cache,
                 decoding,
                 stops,
+                [decoding.max_new_tokens],
             )
             yield from (i for i in ids if i not in stops)
             unread = ids  # the best beam's keys may be gone: the answer is read again

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from adapters.decoding import search, write, write_together
+from adapters.decoding import search_together, write
 from adapters.language import HuggingFaceLanguageModel
 from adapters.tokenizer import Tokenizer
 from qformer.contracts import CheckpointError, Decoding, QuestionError
@@ -75,8 +75,7 @@ class EncoderDecoderLanguageModel(HuggingFaceLanguageModel):
 
         start = torch.full((len(prompts),), self.decoder_start_id, device=self.device)
         room = [decoding.max_new_tokens] * len(prompts)
-        stops = set(self.stop_ids)
-        return write_together(step(start), step, state.select, decoding, stops, room)
+        return self._side_by_side(step(start), step, state.select, decoding, room)
 
     def _padded(self, prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The encoder's inputs_embeds (batch, longest, width) and their attention_mask."""
@@ -107,7 +106,8 @@ class EncoderDecoderLanguageModel(HuggingFaceLanguageModel):
 
         logits = step(torch.tensor([self.decoder_start_id], device=self.device))
         if decoding.beams > 1:
-            ids: Any = search(logits, step, cache.reorder_cache, decoding, stops)
+            room = [decoding.max_new_tokens]
+            ids: Any = search_together(logits, step, cache.reorder_cache, decoding, stops, room)[0]
         else:
             ids = write(logits, step, decoding, stops)
         yield from (token for token in ids if token not in stops)

@@ -74,6 +74,9 @@ class PromptableSegmenter(Frozen):
     capabilities: Capabilities
     pads: ClassVar[bool] = True  # longest side to the input, then zeros; else stretched
     grows: ClassVar[str] = "bilinear"  # how logits reach the picture's size
+    usual = Everything(  # of everything mode; SAM's
+        pred_iou_thresh=0.88, stability_score_thresh=0.95, stability_score_offset=1.0
+    )
 
     def __init__(self, model: Any, input_size: int, normalisation: Normalisation) -> None:
         super().__init__()
@@ -249,7 +252,15 @@ class PromptableSegmenter(Frozen):
         """All that a grid of clicks finds; see qformer's Segmenter."""
         if embedding is not None:
             self.check(embedding, image)
-        return everything.generate(self, image, settings, progress, cancel, embedding)
+        return everything.generate(
+            self, image, self.settings(settings), progress, cancel, embedding
+        )
+
+    def settings(self, asked: Everything | None = None) -> Everything:
+        """What `everything` goes by: as asked, the rest as it suits this model and device."""
+        on_gpu = self.device.type != "cpu"
+        grid = Everything(32, 64) if on_gpu else Everything(16, 8)
+        return (asked or Everything()).over(self.usual).over(grid)
 
     def find(
         self,

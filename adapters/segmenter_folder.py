@@ -12,7 +12,9 @@ from adapters.prompts import Prompts
 from adapters.segmenter import Embedding, PromptableSegmenter
 from adapters.vision import IMAGENET, Normalisation
 from adapters.weights import Source
+from qformer.config import from_dict
 from qformer.contracts import CheckpointError
+from qformer.proposals import Everything
 
 
 class FolderSegmenter(PromptableSegmenter):
@@ -20,7 +22,7 @@ class FolderSegmenter(PromptableSegmenter):
 
     kinds: ClassVar[tuple[str, ...]]  # model_types
     architecture: ClassVar[str]  # the class that opens them
-    usual: ClassVar[Normalisation] = IMAGENET  # where the folder does not say
+    normal: ClassVar[Normalisation] = IMAGENET  # where the folder does not say
 
     def __init__(self, model: Any, normalisation: Normalisation) -> None:
         # Not from model.config, which of a video model's folder is the outer one.
@@ -35,13 +37,17 @@ class FolderSegmenter(PromptableSegmenter):
     def open(
         cls, source: Source, dtype: torch.dtype = torch.float32, revision: str | None = None
     ) -> Self:
-        model_type = read_settings(source, "config.json", revision).get("model_type")
+        config = read_settings(source, "config.json", revision)
+        model_type = config.get("model_type")
         if model_type not in cls.kinds:
             raise CheckpointError(
                 f"{source} is a {model_type!r} model, not {cls.kinds[0]!r}: choose another"
             )
         model = open_model(source, dtype, revision, cls.architecture)
-        return cls(model, cls.normalisation(source, revision))
+        segmenter = cls(model, cls.normalisation(source, revision))
+        own = from_dict(Everything, config.get("everything", {}), f"config.json of {source}")
+        segmenter.usual = own.over(cls.usual)
+        return segmenter
 
     @classmethod
     def normalisation(cls, source: Source, revision: str | None = None) -> Normalisation:
@@ -49,7 +55,7 @@ class FolderSegmenter(PromptableSegmenter):
         try:
             return Normalisation.open(source, revision)
         except CheckpointError:
-            return cls.usual
+            return cls.normal
 
     @property
     def low_size(self) -> int:

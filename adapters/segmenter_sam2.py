@@ -18,6 +18,7 @@ from adapters.segmenter import Embedding
 from adapters.segmenter_folder import FolderSegmenter
 from adapters.weights import Source
 from qformer.contracts import Capabilities, CheckpointError
+from qformer.proposals import Everything
 
 
 class Sam2Segmenter(FolderSegmenter):
@@ -28,6 +29,9 @@ class Sam2Segmenter(FolderSegmenter):
     architecture = "Sam2Model"
     capabilities = Capabilities(resize="stretched", licence="Apache-2.0")
     pads = False
+    usual = Everything(  # as released
+        pred_iou_thresh=0.8, stability_score_thresh=0.95, stability_score_offset=1.0
+    )
 
     def resize(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """Bilinear with a filter against aliasing, on floats, as the release's transforms."""

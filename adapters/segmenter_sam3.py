@@ -36,7 +36,7 @@ class Sam3TrackerSegmenter(Sam2Segmenter):
     kinds = ("sam3_tracker", "sam3_tracker_video")
     architecture = "Sam3TrackerModel"
     capabilities = Capabilities(resize="stretched", licence=LICENCE)
-    usual = HALF
+    normal = HALF
 
 
 class Sam3Segmenter(Sam3TrackerSegmenter):

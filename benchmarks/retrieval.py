@@ -1,17 +1,18 @@
 """The memory and time of retrieving among many pictures, with features of ViT-g's shape.
 
-    python -m benchmarks.retrieval                   5,000 pictures, 25,000 texts, 128 candidates
-    python -m benchmarks.retrieval --matched 5000    the Q-Former reads every pair: hours on a CPU
+    python -m benchmarks.retrieval                 5,000 pictures, 25,000 texts, 128 candidates
+    python -m benchmarks.retrieval --read 5000 --matched 5000       nothing drawn: hours on a CPU
 
 Encoder outputs are noise, (257, 1408) a picture, made anew each time a picture is read. The
-Q-Former is small unless told, and reads the pairs of the first pictures alone, the others' match
-logits being drawn: what it holds at a time is one picture and 64 texts, whatever their number. A
-full-size one adds its 0.7 GB of weights.
+Q-Former has BLIP-2's size, and reads the first pictures and texts alone; the other vectors, of the
+same shape, and the other match logits are drawn. What it holds at a time is a batch of pictures, or
+one picture and 64 texts, whatever their number: the peak is that of a whole run.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import tempfile
 import time
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from benchmarks.measure import extra_memory
 from qformer.bridge import Bridge, BridgeConfig
@@ -28,10 +30,11 @@ from qformer.config import QFormerConfig
 from qformer.retrieval import KEEP, Ranker
 from qformer.stage1 import Stage1
 from train.eval import retrieval
+from train.eval.book import Book
 from train.eval.models import RankerModel
-from train.eval.run import Book
 
 TOKENS, WIDTH = 257, 1408  # of ViT-g at 224 pixels
+QUERIES, VECTOR = 32, 256  # of BLIP-2's Q-Former: contrastive vectors of a picture, their width
 WORDS = 10  # of a caption
 
 
@@ -53,19 +56,36 @@ class RandomVision(nn.Module):
         return torch.stack([self.noise.roll((n, n // TOKENS), (0, 1)) for n in numbers])
 
 
-class PartlyMatched(RankerModel):
-    """Match logits are drawn for all but the first pictures."""
+class PartlyRead(RankerModel):
+    """Vectors and match logits are drawn for all but the first `read` and `matched`; pictures are
+    encoded all the same."""
 
-    def __init__(self, ranker: Ranker, matched: int) -> None:
+    def __init__(self, ranker: Ranker, read: int, matched: int) -> None:
         super().__init__("loupe", ranker)
-        self.left = matched
-        self.rng = np.random.default_rng(1)
+        self.images = self.texts = read
+        self.matched = matched
+        self.random = torch.Generator().manual_seed(1)
+
+    def image_features(self, images: Sequence[Tensor]) -> Tensor:
+        self.images -= len(images)
+        if self.images >= 0:
+            return super().image_features(images)
+        vision = self.ranker.vision
+        vision.encode(torch.stack([vision.preprocess(image) for image in images]))
+        return self._drawn(len(images), QUERIES, VECTOR)
+
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        self.texts -= len(texts)
+        return super().text_features(texts) if self.texts >= 0 else self._drawn(len(texts), VECTOR)
 
     def rerank(self, image: Tensor, texts: Sequence[str]) -> Tensor:
-        self.left -= 1
-        if self.left >= 0:
+        self.matched -= 1
+        if self.matched >= 0:
             return super().rerank(image, texts)
-        return torch.from_numpy(self.rng.normal(size=len(texts)))
+        return torch.randn(len(texts), generator=self.random)
+
+    def _drawn(self, *shape: int) -> Tensor:
+        return normalize(torch.randn(shape, generator=self.random), dim=-1)
 
 
 @dataclass(frozen=True)
@@ -87,8 +107,9 @@ class Numbered:
 
 def ranker(width: int, layers: int) -> Ranker:
     config = QFormerConfig(
-        hidden_size=width, num_layers=layers, num_heads=max(1, width // 64) * 2,
-        intermediate_size=4 * width, encoder_hidden_size=WIDTH, num_queries=32, itc_size=256,
+        hidden_size=width, num_layers=layers, num_heads=width // 64,
+        intermediate_size=4 * width, encoder_hidden_size=WIDTH, num_queries=QUERIES,
+        itc_size=VECTOR,
     )  # fmt: skip
     torch.manual_seed(0)
     bridge = Bridge(BridgeConfig(config))
@@ -104,13 +125,24 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=5000)
     parser.add_argument("--texts", type=int, default=25000)
     parser.add_argument("--keep", type=int, default=KEEP, help="candidates (%(default)s)")
-    parser.add_argument("--width", type=int, default=64, help="of the Q-Former (%(default)s)")
-    parser.add_argument("--layers", type=int, default=1, help="of the Q-Former (%(default)s)")
-    parser.add_argument("--matched", type=int, default=20, help="pictures read again (%(default)s)")
+    parser.add_argument("--width", type=int, default=768, help="of the Q-Former (%(default)s)")
+    parser.add_argument("--layers", type=int, default=12, help="of the Q-Former (%(default)s)")
+    parser.add_argument(
+        "--read",
+        type=int,
+        default=128,
+        help="pictures, and texts, of which the Q-Former makes the vectors (%(default)s)",
+    )
+    parser.add_argument(
+        "--matched",
+        type=int,
+        default=2,
+        help="pictures of which the Q-Former reads every pair (%(default)s)",
+    )
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    model = PartlyMatched(ranker(arguments.width, arguments.layers), arguments.matched)
+    model = PartlyRead(ranker(arguments.width, arguments.layers), arguments.read, arguments.matched)
     rng = np.random.default_rng(0)
     texts = [" ".join(map(str, row)) for row in rng.integers(1000, 30000, (arguments.texts, WORDS))]
     owner = np.arange(arguments.texts) % arguments.pictures
@@ -140,7 +172,9 @@ def main() -> None:
     print(f"{arguments.pictures} x {arguments.texts}, {pairs} pairs matched")
     print(f"time {time.perf_counter() - start:.0f} s")
     told = "unknown" if memory is None else f"{memory:.0f} MB"
-    print(f"peak beyond the start: {told}; the encoder's outputs would be {held:.1f} GB")
+    whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"peak beyond the start: {told}; of the process, weights included: {whole:.0f} MB")
+    print(f"the encoder's outputs alone would be {held:.1f} GB")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -100,15 +101,17 @@ def megabytes(run: Callable[[], Any]) -> str:
     return "-" if found is None else f"{found:.0f} MB"
 
 
-def family(name: str, repeats: int) -> None:
+def family(name: str, arguments: argparse.Namespace) -> None:
+    torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
+    repeats = arguments.repeats
     segmenter, image = FAMILIES[name](), picture()
     click = SegmentPrompt(((320.0, 240.0, 1),))
     memory = megabytes(lambda: segmenter.encode(image))
     encode = seconds(lambda: segmenter.encode(image), max(1, repeats // 5))
     embedding = segmenter.encode(image)
-    clicked = seconds(lambda: segmenter.segment(embedding, click), repeats)
-    click_memory = megabytes(lambda: segmenter.segment(embedding, click))
+    clicked = seconds(lambda: segmenter.segment(embedding, click).region_masks[0], repeats)
+    click_memory = megabytes(lambda: segmenter.segment(embedding, click).region_masks[0])
     millions = sum(p.numel() for p in segmenter.parameters()) / 1e6
     print(
         f"{name}: {millions:.1f}M parameters; a picture {encode:.2f} s, {memory}; a click"
@@ -143,7 +146,9 @@ def thresholds(segmenter: SamSegmenter, image: torch.Tensor, per_side: int) -> t
     return iou, float(np.median([one.stability for one in found if one.score > iou]))
 
 
-def everything(per_side: int, repeats: int) -> None:
+def everything(
+    named: str, segmenter: SamSegmenter, image: torch.Tensor, settings: Everything, repeats: int
+) -> None:
     from transformers import MaskGenerationPipeline
     from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
@@ -155,11 +160,12 @@ def everything(per_side: int, repeats: int) -> None:
             kept = suppress(corners, scores.tolist(), threshold)
             return [masks[i] for i in kept], scores[kept], [masks[i] for i in kept], boxes[kept]
 
-    torch.manual_seed(0)
-    segmenter, image = small(), picture()
-    iou, stable = thresholds(segmenter, image, per_side)
-    settings = Everything(per_side, None, iou, stable, 0.02)
-    normal = {"image_mean": list(IMAGENET.mean), "image_std": list(IMAGENET.std)}
+    per_side, side = settings.points_per_side, segmenter.input_size
+    normal = {
+        "image_mean": segmenter.mean.flatten().tolist(),
+        "image_std": segmenter.std.flatten().tolist(),
+        "size": {"longest_edge": side}, "pad_size": {"height": side, "width": side},
+    }  # fmt: skip
     theirs = MaskGenerationPipeline(
         model=segmenter.model, image_processor=Processor(**normal), device="cpu"
     )
@@ -167,16 +173,18 @@ def everything(per_side: int, repeats: int) -> None:
 
     def pipeline(_: Any = None) -> Any:
         return theirs(
-            photo, points_per_crop=per_side, points_per_batch=64, pred_iou_thresh=iou,
-            stability_score_thresh=stable, stability_score_offset=0.02,
+            photo, points_per_crop=per_side, points_per_batch=64,
+            pred_iou_thresh=settings.pred_iou_thresh,
+            stability_score_thresh=settings.stability_score_thresh,
+            stability_score_offset=settings.stability_score_offset,
         )  # fmt: skip
 
     def ours(_: Any = None) -> Any:
         return segmenter.everything(image, settings)
 
     print(f"    masks: {len(pipeline()['masks'])} and {len(ours())}")
-    named = f"everything, {per_side} x {per_side} clicks, transformers' pipeline / ours"
-    print(compare(named, pipeline, ours, repeats, lambda: None, time.process_time), flush=True)
+    what = f"everything, {named}, {per_side} x {per_side} clicks, transformers' pipeline / ours"
+    print(compare(what, pipeline, ours, repeats, lambda: None, time.process_time), flush=True)
     print(f"    memory at the peak: {megabytes(pipeline)} / {megabytes(ours)}", flush=True)
 
 
@@ -190,15 +198,23 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     wanted = arguments.only or [*FAMILIES, "click", "everything"]
     for name in wanted:
-        if name in FAMILIES:
-            family(name, arguments.repeats)
+        if name in FAMILIES:  # each alone, so that none takes the memory that another has left
+            alone = get_context("spawn").Process(target=family, args=(name, arguments))
+            alone.start()
+            alone.join()
     if "click" in wanted:
         torch.manual_seed(0)
         print(bare_click("SAM's own decoder, random", small(), picture(), arguments.repeats))
         trained = open_segmenter("embedded")
         print(bare_click("the embedded one", trained, village(), arguments.repeats), flush=True)
     if "everything" in wanted:
-        everything(arguments.points, max(1, arguments.repeats // 3))
+        torch.manual_seed(0)
+        sized, image, repeats = small(), picture(), max(1, arguments.repeats // 3)
+        iou, stable = thresholds(sized, image, arguments.points)
+        random = Everything(arguments.points, None, iou, stable, 0.02)
+        everything("SAM's own decoder, random", sized, image, random, repeats)
+        trained, usual = open_segmenter("embedded"), Everything(arguments.points)
+        everything("the embedded one", trained, village(), usual, repeats)
 
 
 if __name__ == "__main__":

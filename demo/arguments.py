@@ -80,9 +80,17 @@ def everything_of(command: argparse.ArgumentParser) -> None:
     for name, kind, says in (
         ("points-per-side", int, "clicks a side (16 on a CPU, 32 on a GPU)"),
         ("points-per-batch", int, "clicks at once, which sets the memory (8, or 64)"),
-        ("pred-iou-thresh", float, "keep masks of a higher predicted IoU (0.88)"),
-        ("stability-score-thresh", float, "keep masks of a higher stability (0.95)"),
-        ("stability-score-offset", float, "how far the threshold is moved for it (1)"),
+        ("pred-iou-thresh", float, "keep masks of higher predicted IoU (the model's: SAM 0.88)"),
+        (
+            "stability-score-thresh",
+            float,
+            "keep masks of a higher stability (the model's: SAM 0.95)",
+        ),
+        (
+            "stability-score-offset",
+            float,
+            "how far the threshold moves for it (the model's: SAM 1)",
+        ),
         ("box-nms-thresh", float, "of two boxes that overlap more, keep the better (0.7)"),
         ("crop-n-layers", int, "look again at 4, 16, ... crops (0)"),
         ("crop-nms-thresh", float, "as box-nms-thresh, between crops (0.7)"),
@@ -106,8 +114,8 @@ def models_of(command: argparse.ArgumentParser) -> None:
     group.add_argument("--model", metavar="M", default="embedded", help="a checkpoint's folder, or"
                        " the folder or hub id of a published BLIP-2 or InstructBLIP (%(default)s:"
                        " knows painted scenes, needs no download)")  # fmt: skip
-    group.add_argument("--vision", metavar="V", help="for a LAVIS .pth: its vision encoder's folder"
-                       " or hub id")  # fmt: skip
+    group.add_argument("--vision", metavar="V", help="for a LAVIS .pth without its vision encoder:"
+                       " that one's folder or hub id")  # fmt: skip
     group.add_argument("--language", metavar="L", help="... and its language model's")
     group.add_argument("--tokenizer", metavar="T", help="... and, for InstructBLIP's, that of its"
                        " Q-Former (bert-base-uncased)")  # fmt: skip

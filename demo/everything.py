@@ -91,7 +91,8 @@ def folder(
             opened = opened or segmenter()
             found = picture(opened, image, settings, before)
             target.parent.mkdir(parents=True, exist_ok=True)
-            coco.write_json(target, report(str(name), image, found, settings, form))
+            used = opened.settings(settings)
+            coco.write_json(target, report(str(name), image, found, used, form))
             counts["done"] += 1
         except LoupeError as error:
             failures.append({"image": str(name), "error": str(error)})

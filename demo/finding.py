@@ -10,8 +10,6 @@ from typing import Any
 from qformer.proposals import Everything, Proposal
 from qformer.view import View
 
-# Below SAM's own, which leave nothing of small segmenters' work; what is poor comes last.
-PRED_IOU, STABILITY, OFFSET = 0.8, 0.85, 0.5
 SPECK = 1 / 400  # of the picture: smaller holes and islands are cleaned away
 BACKGROUND = 0.9  # of the picture: larger areas are no thing
 GRID = 12  # clicks a side, on a CPU
@@ -28,9 +26,6 @@ def search(
     pixels = view.size[0] * view.size[1]
     settings = Everything(
         points_per_side=GRID if view.assistant.device.type == "cpu" else None,
-        pred_iou_thresh=PRED_IOU,
-        stability_score_thresh=STABILITY,
-        stability_score_offset=OFFSET,
         min_mask_region_area=round(pixels * SPECK),
     )
 

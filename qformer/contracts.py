@@ -221,9 +221,14 @@ class Segmenter(Protocol):
     ) -> list[Proposal]:
         """All that a grid of clicks finds, best first.
 
+        settings: what they leave open is filled in as `settings` says.
         progress: told (clicks done, clicks in all). cancel: asked before each batch of clicks; True
         ends the work with StoppedError. embedding: of this image, if it was encoded before.
         """
+        ...
+
+    def settings(self, asked: Everything | None = None) -> Everything:
+        """What `everything` goes by: as asked, the rest as it suits this model and device."""
         ...
 
     def find(

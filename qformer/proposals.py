@@ -5,7 +5,7 @@ A `Proposal` keeps its area as run lengths, a few kilobytes instead of the pictu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -17,9 +17,10 @@ from .contracts import LoupeError
 @dataclass(frozen=True)
 class Everything:
     """The settings of SAM's automatic mask generator, under its own names (arXiv 2304.02643, B).
+    None: what suits the segmenter (`Segmenter.settings` says what that is).
 
-    points_per_side: of the grid of clicks; None: 16 on a CPU, 32 on a GPU. points_per_batch: clicks
-    decoded at once, which sets the memory; None: 8 or 64. A mask stays if its predicted IoU is
+    points_per_side: of the grid of clicks, 16 on a CPU, 32 on a GPU. points_per_batch: clicks
+    decoded at once, which sets the memory; 8 or 64. A mask stays if its predicted IoU is
     above pred_iou_thresh and its stability (the IoU of its outlines at +- stability_score_offset)
     above stability_score_thresh. box_nms_thresh: above this IoU of boxes the better one stays.
     crop_n_layers: layer i looks again at (2^i)^2 crops, which overlap by crop_overlap_ratio, with
@@ -29,9 +30,9 @@ class Everything:
 
     points_per_side: int | None = None
     points_per_batch: int | None = None
-    pred_iou_thresh: float = 0.88
-    stability_score_thresh: float = 0.95
-    stability_score_offset: float = 1.0
+    pred_iou_thresh: float | None = None  # SAM's: 0.88
+    stability_score_thresh: float | None = None  # SAM's: 0.95
+    stability_score_offset: float | None = None  # SAM's: 1.0
     box_nms_thresh: float = 0.7
     crop_n_layers: int = 0
     crop_nms_thresh: float = 0.7
@@ -47,14 +48,20 @@ class Everything:
         if self.points_per_side is not None and self.points_per_side > 256:
             raise LoupeError(f"points_per_side={self.points_per_side} is beyond 256: use crops")
         for name in ("pred_iou_thresh", "stability_score_thresh", "box_nms_thresh"):
-            if not 0 <= getattr(self, name) <= 1:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
                 raise LoupeError(f"{name}={getattr(self, name)} must lie between 0 and 1")
         if not 0 <= self.crop_nms_thresh <= 1 or not 0 <= self.crop_overlap_ratio < 1:
             raise LoupeError("crop_nms_thresh and crop_overlap_ratio must lie between 0 and 1")
         if not 0 <= self.crop_n_layers <= 4:
             raise LoupeError(f"crop_n_layers={self.crop_n_layers} must lie between 0 and 4")
-        if self.stability_score_offset < 0 or self.min_mask_region_area < 0:
+        if (self.stability_score_offset or 0) < 0 or self.min_mask_region_area < 0:
             raise LoupeError("stability_score_offset and min_mask_region_area must not be negative")
+
+    def over(self, usual: Everything) -> Everything:
+        """Those of `usual` where these say nothing."""
+        left = [name for name in self.names() if getattr(self, name) is None]
+        return replace(self, **{name: getattr(usual, name) for name in left})
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

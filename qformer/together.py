@@ -65,7 +65,7 @@ def answers(
     """The answer to each question, or why there is none; the others are answered all the same.
 
     views: of the questions' pictures, which are not encoded again where they were before.
-    Greedy answers and beams are as `View.ask` writes them; beams go one question at a time.
+    Greedy answers and beams are as `View.ask` writes them.
     """
     decoding = decoding or assistant.config.decoding
     prompts = _prompts(assistant, questions, decoding, views)

@@ -14,6 +14,7 @@ from torch import Tensor
 from adapters import lora
 from adapters.bert import start_from_bert
 from adapters.build import EMBEDDED, locate
+from adapters.chat_template import chat_prompt
 from adapters.checkpoint import (
     CONFIG,
     LORA,
@@ -264,7 +265,7 @@ def save_parts(parts: Parts, recipe: Recipe, folder: Path, stage: Any) -> None:
         segmenter=named["segmenter"],
         tokenizer=named["tokenizer"],
         bridge=parts.bridge.config,
-        prompt=prompt_of(recipe, kept),
+        prompt=prompt_of(recipe, kept, parts.language),
         decoding=recipe.decoding or (kept.decoding if kept else Decoding()),
         heads=heads is not None,
         lora=recipe.lora is not None or parts.lora is not None,
@@ -275,8 +276,16 @@ def save_parts(parts: Parts, recipe: Recipe, folder: Path, stage: Any) -> None:
     save_checkpoint(folder, config, parts.bridge, language, heads=heads, vision=vision)
 
 
-def prompt_of(recipe: Recipe, kept: CheckpointConfig | None) -> PromptConfig:
-    return recipe.prompt or (kept.prompt if kept is not None else PromptConfig())
+def prompt_of(recipe: Recipe, kept: CheckpointConfig | None, language: Any) -> PromptConfig:
+    """The words around the soft tokens: the recipe's, else those of the checkpoint it starts from.
+    A language model that is new to the bridge is asked as its own chat template has it, if any."""
+    if recipe.prompt is not None:
+        return recipe.prompt
+    before = kept.prompt if kept is not None else PromptConfig()
+    known = kept is not None and kept.language is not None and recipe.start.language is None
+    if known or language is None:
+        return before
+    return chat_prompt(language) or before
 
 
 def from_folder(part: Any, folder: Path) -> Any:

@@ -77,9 +77,8 @@ class Training:
             if "momentum" in stage.module:  # the teacher starts as the student does
                 stage.module["momentum"].follow(stage.student, at_once=True)
             return stage
-        wording = Wording(
-            prompt_of(recipe, parts.kept), parts.bridge.config, parts.language, parts.tokenizer
-        )
+        prompt = prompt_of(recipe, parts.kept, parts.language)
+        wording = Wording(prompt, parts.bridge.config, parts.language, parts.tokenizer)
         return AnswerStage(
             parts.bridge, parts.language, wording, mixture, sight, self.tally, count, turns
         )
@@ -147,7 +146,7 @@ class Training:
         """The parts as they are now, to ask."""
         parts, kept = self.parts, self.parts.kept
         decoding = self.recipe.decoding or (kept.decoding if kept else Decoding())
-        config = AssistantConfig(prompt_of(self.recipe, kept), decoding)
+        config = AssistantConfig(prompt_of(self.recipe, kept, parts.language), decoding)
         return Assistant(parts.vision, parts.bridge, parts.language, None, config, parts.tokenizer)
 
     @torch.no_grad()

@@ -127,7 +127,8 @@ def several(args: argparse.Namespace, image: Any, form: str) -> int:
         for one, path in zip(found, numbered(out, len(found)), strict=True):
             coco.write_region(one.region_mask, path, form)
     else:
-        coco.write_json(out, everything.report(args.image, image, found, settings, form))
+        used = segmenter.settings(settings)
+        coco.write_json(out, everything.report(args.image, image, found, used, form))
     if args.overlay:
         common.save(everything.overlay(image, found), Path(args.overlay))
     if args.json:

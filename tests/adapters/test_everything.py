@@ -1,10 +1,16 @@
+from pathlib import Path
+
 import pytest
 import torch
 
 from adapters.boxes import near_crop_edge, suppress
 from adapters.everything import crops, tidy
+from adapters.images import load_image
+from adapters.segmenters import open_segmenter
 from qformer.contracts import LoupeError
 from qformer.proposals import Everything, Proposal
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "demo" / "examples"
 
 
 def test_a_worse_box_that_overlaps_goes_and_equals_keep_the_first():
@@ -18,7 +24,7 @@ def test_boxes_of_no_area_all_stay():
 
 
 def test_crops_cover_the_picture_and_overlap():
-    looked = crops((300, 400), 8, Everything(crop_n_layers=1, crop_n_points_downscale_factor=2))
+    looked = crops((300, 400), Everything(8, crop_n_layers=1, crop_n_points_downscale_factor=2))
     assert [len(crop.points) for crop in looked] == [64, 16, 16, 16, 16]
     assert looked[0].box == (0, 0, 400, 300)
     seen = torch.zeros(300, 400)
@@ -48,6 +54,23 @@ def test_tidied_areas_that_became_alike_leave_the_untouched_one():
     assert [one.score for one in kept] == [0.9]
     (alone,) = tidy(found[:1], Everything(min_mask_region_area=10))
     assert alone.area == 1600
+
+
+def test_what_the_settings_leave_open_is_the_models_own():
+    asked = Everything(points_per_batch=3, pred_iou_thresh=0.0)
+    filled = asked.over(Everything(9, 9, 0.9, 0.8, 0.7)).over(Everything(1, 1, 1.0, 1.0, 1.0))
+    assert (filled.points_per_side, filled.points_per_batch) == (9, 3)
+    assert (filled.pred_iou_thresh, filled.stability_score_thresh) == (0.0, 0.8)
+
+
+def test_the_embedded_segmenter_finds_the_things_of_a_picture_of_its_kind():
+    """With thresholds of its own: SAM's would leave next to nothing."""
+    segmenter = open_segmenter("embedded")
+    assert segmenter.settings().stability_score_offset == 0.5
+    picture = load_image(EXAMPLES / "shapes.png")
+    found = segmenter.everything(picture, Everything(8))
+    large = [one for one in found if one.score > 0.9 and one.area > 500]
+    assert len(large) >= 3
 
 
 @pytest.mark.parametrize(

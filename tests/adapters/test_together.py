@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from adapters import language as language_module
 from adapters.build import build
 from adapters.registry import LANGUAGE_MODELS
 from qformer import together
@@ -61,23 +62,33 @@ def test_least_length_and_repetition_hold_for_every_row(assistant):
     assert together.answers(assistant, mixed(), decoding) == expected
 
 
+@pytest.mark.parametrize(
+    "decoding",
+    [Decoding(12), Decoding(12, beams=3), Decoding(12, 4, beams=2, repetition_penalty=1.5)],
+    ids=["greedy", "beams", "beams, long"],
+)
 @pytest.mark.parametrize("kind", ["opt", "t5", "llama"])
-def test_a_language_model_writes_side_by_side_what_it_writes_alone(kind, tmp_path):
+def test_a_language_model_writes_side_by_side_what_it_writes_alone(
+    kind, decoding, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(language_module, "BEAMS_AT_ONCE", 9)  # more than one batch
     registry = {"opt": "decoder", **tiny.LANGUAGE}[kind]
     language = LANGUAGE_MODELS[registry](getattr(tiny, kind)(tmp_path))
+    language.stop_ids = [language.eos_id, *range(5, 60, 3)]  # so that answers end by and by
     torch.manual_seed(1)
     prompts = [torch.randn(n, language.width) for n in (3, 9, 1, 6, 9)]
-    decoding = Decoding(max_new_tokens=12)
     with torch.no_grad():
         expected = [list(language.generate(prompt, decoding)) for prompt in prompts]
         assert language.generate_together(prompts, decoding) == expected
+    assert len({len(ids) for ids in expected}) > 1 or kind == "t5"  # which says one thing only
     assert language.generate_together([], decoding) == []
 
 
-def test_a_full_context_ends_an_answer_as_it_does_alone(tmp_path):
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_full_context_ends_an_answer_as_it_does_alone(beams, tmp_path):
     language = LANGUAGE_MODELS["decoder"](tiny.opt(tmp_path))
     prompts = [torch.randn(n, language.width) for n in (language.context - 2, 4)]
-    decoding = Decoding(max_new_tokens=10, min_new_tokens=0)
+    decoding = Decoding(max_new_tokens=10, beams=beams)
     with torch.no_grad():
         expected = [list(language.generate(prompt, decoding)) for prompt in prompts]
         assert language.generate_together(prompts, decoding) == expected

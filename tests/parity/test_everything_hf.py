@@ -72,20 +72,24 @@ def assert_same(ours, theirs):
 
 
 def test_trained_weights_give_the_same_areas_in_the_same_order():
-    """The embedded default's segmenter on a painted scene, thresholds as SAM sets them."""
+    """The embedded default's segmenter on a painted scene, by its own thresholds and by SAM's."""
     folder = EMBEDDED.parent / "segmenter"
     picture = Image.open(SCENE).convert("RGB").resize((400, 300))
     segmenter = SEGMENTERS["sam"](folder)
-    ours = segmenter.everything(torch.from_numpy(np.array(picture)), Everything(12, 32))
-    theirs = pipeline(folder, "SamModel")(
-        picture, points_per_crop=12, points_per_batch=32, output_rle_mask=True
-    )
-    assert len(ours) >= 2
-    assert_same(ours, theirs)
+    for settings in (segmenter.settings(Everything(12, 32)), Everything(12, 32, 0.88, 0.95, 1.0)):
+        ours = segmenter.everything(torch.from_numpy(np.array(picture)), settings)
+        theirs = pipeline(folder, "SamModel")(
+            picture, points_per_crop=12, points_per_batch=32, output_rle_mask=True,
+            pred_iou_thresh=settings.pred_iou_thresh,
+            stability_score_thresh=settings.stability_score_thresh,
+            stability_score_offset=settings.stability_score_offset,
+        )  # fmt: skip
+        assert len(ours) >= 2
+        assert_same(ours, theirs)
 
 
 @pytest.mark.parametrize("size", [(90, 61), (50, 128)])
-@pytest.mark.parametrize("name", ["sam"])
+@pytest.mark.parametrize("name", ["sam", "sam_hq"])
 def test_random_weights_give_the_same_areas_in_the_same_order(tiny_folder, name, size):
     folder = tiny_folder(name)
     noise = np.random.default_rng(3).integers(0, 256, (5, 6, 3), dtype=np.uint8)

@@ -15,6 +15,11 @@ from torch import Tensor, nn
 from train.scenes.render import paint
 from train.scenes.scene import sample_scene
 
+# Of everything mode. On 16 painted scenes these find .90 of 60 things (mask IoU above .7), and .80
+# of what they find is one; SAM's own (.88, .95, 1) find .13.
+EVERYTHING = {
+    "pred_iou_thresh": 0.8, "stability_score_thresh": 0.9, "stability_score_offset": 0.5
+}  # fmt: skip
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,19 @@ from adapters.peers.sentences import SentenceEncoder
 from qformer.contracts import LoupeError
 from train.data.source import DataConfig, read_json_file, read_lines
 from train.eval import console, retrieval, scores
+from train.eval.book import (
+    FORMAT,
+    PREDICTIONS,
+    Book,
+    Kept,
+    open_book,
+    read_book,
+    refuse_other,
+)
 from train.eval.case import Case
 from train.eval.models import open_model, provenance
 from train.eval.page import page
-from train.eval.run import (
-    FORMAT,
-    PREDICTIONS,
-    Asked,
-    Book,
-    Cases,
-    Run,
-    read_book,
-    read_cases,
-    refuse_other,
-)  # fmt: skip
+from train.eval.run import Asked, Cases, Run, list_cases, read_cases
 from train.eval.task import Record
 from train.eval.tasks import TASKS
 
@@ -114,8 +113,8 @@ def finish(
     similar = SentenceEncoder.open(sentence_encoder).similarity if sentence_encoder else None
     systems = scores.systems_of(task, cases.all, records, similar)
     left = scores.left_out(cases.all, records)
-    for reason, count in cases.tally.reasons.items():
-        print(f"loupe: note: {count} left out: {reason}", file=sys.stderr)
+    for reason, one in cases.left_out.items():
+        print(f"loupe: note: {one['cases']} left out: {reason}", file=sys.stderr)
     for reason, ids in left.items():
         print(f"loupe: note: {len(ids)} left out: {reason} ({ids[0]})", file=sys.stderr)
     result = {
@@ -124,10 +123,7 @@ def finish(
             **asdict(asked.data), "sha256": cases.sha256, "cases": len(systems[0].cases),
             "limit": asked.limit, "shard": "{}/{}".format(*asked.shard),
             "left_out": {
-                **{
-                    reason: {"cases": count, "examples": cases.tally.examples[reason]}
-                    for reason, count in cases.tally.reasons.items()
-                },
+                **cases.left_out,
                 **{why: {"cases": len(ids), "examples": ids[:3]} for why, ids in left.items()},
             },
         },
@@ -145,33 +141,31 @@ def finish(
 
 
 def merge(args: argparse.Namespace) -> int:
-    """Shards of one run become a run."""
+    """Shards of one run become a run; the data are not needed."""
     if args.out is None:
         raise LoupeError("say where the whole goes: --out")
-    parts = []
-    for folder in args.merge:
-        file = Path(folder) / PREDICTIONS
-        if not file.is_file():
-            raise LoupeError(f"{folder} holds no {PREDICTIONS}: give the --out of each shard")
-        parts.append((file, *read_book(file)))
-    _, first, _ = parts[0]
+    parts = [(Path(folder) / PREDICTIONS, open_book(folder)) for folder in args.merge]
+    first = parts[0][1].header
     of = first["shard"][1]
-    for file, header, _ in parts:
-        if header["shard"][1] != of:
-            raise LoupeError(f"{file} is one of {header['shard'][1]} shards, others of {of}")
-        refuse_other({**header, "shard": None}, {**first, "shard": None}, file)
-    missing = set(range(1, of + 1)) - {header["shard"][0] for _, header, _ in parts}
+    for file, part in parts:
+        if part.header["shard"][1] != of:
+            raise LoupeError(f"{file} is one of {part.header['shard'][1]} shards, others of {of}")
+        refuse_other({**part.header, "shard": None}, {**first, "shard": None}, file)
+    missing = set(range(1, of + 1)) - {part.header["shard"][0] for _, part in parts}
     if missing:
         names = ", ".join(f"{number}/{of}" for number in sorted(missing))
         raise LoupeError(f"the run is not whole, these shards are missing: {names}")
     header = {**first, "shard": [1, 1]}
-    asked = asked_before(header)
-    cases = cases_of(asked, header)
-    book = Book(args.out / PREDICTIONS, header)
-    book.write(r for _, _, records in parts for r in records
+    places = {place: case for _, part in parts for place, case in part.cases}
+    cases = sorted(places.items())
+    book = Book(args.out / PREDICTIONS, header, cases)
+    book.write(r for _, part in parts for r in part.records
                if (r["id"], r["system"]) not in book.done)  # fmt: skip
     seconds = sum(record.get("seconds", 0.0) for record in book.records)
-    result = finish(asked, cases, book.records, header["models"], args.out, seconds,
+    asked = asked_before(header)
+    whole = Cases(with_pictures(asked, [case for _, case in cases]), header["left_out"],
+                  header["data"])  # fmt: skip
+    result = finish(asked, whole, book.records, header["models"], args.out, seconds,
                     args.sentence_encoder)  # fmt: skip
     console.print_scores(result, args.json)
     return 0
@@ -183,12 +177,18 @@ def asked_before(header: dict[str, Any]) -> Asked:
     return Asked(header["task"], data, header["limit"], tuple(header["shard"]))
 
 
-def cases_of(asked: Asked, header: dict[str, Any]) -> Cases:
-    """The cases again. Raises LoupeError where the data have changed since."""
-    cases = read_cases(asked)
-    if cases.sha256 != header["data"]:
-        raise LoupeError(f"{asked.data.path} has changed since it was asked: run it again")
-    return cases
+def with_pictures(asked: Asked, kept: list[Case]) -> list[Case]:
+    """The cases with pictures and regions to show, where the data are still there."""
+    try:
+        there = {case.id: case for case in list_cases(asked)[0]}
+    except LoupeError:
+        return kept
+    return [
+        replace(case, picture=there[case.id].picture, areas=there[case.id].areas)
+        if case.id in there and there[case.id].picture.key == case.picture.key
+        else case
+        for case in kept
+    ]
 
 
 def score_file(args: argparse.Namespace) -> int:
@@ -197,7 +197,8 @@ def score_file(args: argparse.Namespace) -> int:
     if not file.is_file():
         raise LoupeError(f"there is no file {file}: check --predictions")
     cases = read_cases(asked)
-    header, records = read_book(file)
+    kept = read_book(file)
+    header, records = kept.header, kept.records
     if header:
         own = {"task": asked.task, "data": cases.sha256, "limit": asked.limit,
                "models": header["models"], "shard": header["shard"]}  # fmt: skip
@@ -261,24 +262,22 @@ def read_answers(file: Path, cases: Sequence[Case]) -> list[Record]:
 
 
 def compare(args: argparse.Namespace) -> int:
-    """A paired test of two systems over the same cases."""
+    """A paired test of two systems over the same cases; the data are not needed."""
     chosen, headers = [], []
     for named in args.compare:
         folder, _, name = named.partition("#")
-        file = Path(folder) / PREDICTIONS
-        if not file.is_file():
-            raise LoupeError(f"{folder} holds no {PREDICTIONS}: give the --out of a run")
-        header, records = read_book(file)
+        kept = open_book(folder)
+        header = kept.header
         headers.append(header)
         if header["task"] != headers[0]["task"] or header["data"] != headers[0]["data"]:
             raise LoupeError(f"{folder} answers other questions than {args.compare[0]}")
-        asked = asked_before(header)
-        systems = scores.systems_of(asked.definition, cases_of(asked, header).all, records)
-        by_name = {system.name: system for system in systems}
-        if name and name not in by_name:
-            raise LoupeError(f"{folder} has no {name!r}: it has {', '.join(by_name)}")
-        chosen.append(by_name[name] if name else systems[-1])
-    tests = scores.comparison(asked.definition, *chosen)
+        systems = systems_kept(kept)
+        name = name or [*systems][-1]
+        if name not in systems:
+            raise LoupeError(f"{folder} has no {name!r}: it has {', '.join(systems)}")
+        chosen.append(systems[name])
+    comparison = retrieval.comparison if is_retrieval(headers[0]) else scores.comparison
+    tests = comparison(*chosen)
     if args.json:
         print(json.dumps(tests))
         return 0
@@ -289,3 +288,16 @@ def compare(args: argparse.Namespace) -> int:
             f"  {test['items']} cases"
         )
     return 0
+
+
+def systems_kept(kept: Kept) -> dict[str, Any]:
+    """The systems of a run by name, from its book alone."""
+    if is_retrieval(kept.header):
+        return retrieval.kept_recalls(kept)
+    cases = [case for _, case in sorted(kept.cases)]
+    systems = scores.systems_of(TASKS[kept.header["task"]], cases, kept.records)
+    return {system.name: system for system in systems}
+
+
+def is_retrieval(header: dict[str, Any]) -> bool:
+    return TASKS[header["task"]].retrieval

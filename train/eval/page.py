@@ -173,12 +173,13 @@ def _figure(system: System, row: int, told: dict[str, dict[str, Any]]) -> str:
         image = case.picture.load()
         region_masks = case.region_masks((image.shape[0], image.shape[1]))
     except LoupeError:  # it was there when it was asked
-        return ""
-    if region_masks:
-        regions = [(n, one.numpy()) for n, one in enumerate(region_masks, 1)]
-        shown = snapshot(image.numpy(), regions)
+        shown = ""
     else:
-        shown = data_uri(displayed(image.numpy(), 360))
+        regions = [(n, one.numpy()) for n, one in enumerate(region_masks, 1)]
+        source = (
+            snapshot(image.numpy(), regions) if regions else data_uri(displayed(image.numpy(), 360))
+        )
+        shown = f'<img alt="{escape(case.id)}" src="{source}">'
     answers = Counter(case.answers).most_common(3)
     truth = case.right or "; ".join(answer for answer, _ in answers)
     lines = [("asked", case.question or "a caption"), ("truth", truth)]
@@ -191,10 +192,7 @@ def _figure(system: System, row: int, told: dict[str, dict[str, Any]]) -> str:
             kind = ("right" if mark > 0.5 else "wrong") if name == system.name else ""
             short = escape(name.replace("loupe: ", ""))
             body += f'<dt>{short}</dt><dd class="{kind}">{escape(str(said))}</dd>'
-    return (
-        f'<figure><img alt="{escape(case.id)}" src="{shown}">'
-        f"<dl>{body}<dt>score</dt><dd>{mark:.3f}</dd></dl></figure>"
-    )
+    return f"<figure>{shown}<dl>{body}<dt>score</dt><dd>{mark:.3f}</dd></dl></figure>"
 
 
 def _confusion(system: System) -> str:

@@ -9,7 +9,7 @@ to be matched with, and only contrastive vectors are kept.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,19 @@ from qformer.contracts import ImageError, LoupeError
 from qformer.retrieval import KEEP
 from train.data.sample import Picture
 from train.eval import scores
+from train.eval.book import PREDICTIONS, Book, Kept
+from train.eval.case import Case
 from train.eval.page import table_page
-from train.eval.run import FORMAT, PREDICTIONS, Asked, Book, read_cases
-from train.eval.stats import Measure
+from train.eval.run import Asked, header_of, read_cases
+from train.eval.stats import Measure, compare
 
 RANKS = (1, 5, 10)
 TEXTS = 5  # captions of a picture that count, as the field does
 CHUNK = 64  # pictures compared with all texts at once
+RANKS_OF_ALL = "ranks"  # the id of the record that holds them
 CONTRAST, MATCHING = "contrast", "contrast, then matching"
 Say = Callable[[int, int], None]
+Recalls = dict[str, tuple[Measure, list[str]]]  # with the picture that each item is about
 
 
 @dataclass
@@ -99,17 +103,15 @@ class Gallery:
     owner: np.ndarray
 
 
-def gallery_of(asked: Asked) -> tuple[Gallery, Any]:
-    """Raises LoupeError where pictures or texts are missing: a rank among fewer is another rank."""
-    cases = read_cases(asked)
+def gallery_of(cases: Sequence[Case]) -> Gallery:
     texts: list[str] = []
     owner: list[int] = []
-    for number, case in enumerate(cases.all):
+    for number, case in enumerate(cases):
         said = case.answers[:TEXTS]
         texts += said
         owner += [number] * len(said)
-    pictures = [case.picture for case in cases.all]
-    return Gallery([case.id for case in cases.all], pictures, texts, np.array(owner)), cases
+    pictures = [case.picture for case in cases]
+    return Gallery([case.id for case in cases], pictures, texts, np.array(owner))
 
 
 def features(model: Any, gallery: Gallery, batch: int, say: Say) -> Iterator[Tensor]:
@@ -121,6 +123,7 @@ def features(model: Any, gallery: Gallery, batch: int, say: Say) -> Iterator[Ten
 
 
 def load(picture: Picture) -> Tensor:
+    """Raises LoupeError where it is missing: a rank among fewer is another rank."""
     try:
         return picture.load()
     except ImageError as error:
@@ -137,13 +140,11 @@ def ranks(order: np.ndarray, right: Callable[[int, int], bool]) -> np.ndarray:
     )
 
 
-def recalls(
-    text_ranks: np.ndarray, image_ranks: np.ndarray, gallery: Gallery
-) -> dict[str, tuple[Measure, list[str]]]:
+def recalls(text_ranks: np.ndarray, image_ranks: np.ndarray, gallery: Gallery) -> Recalls:
     """Recall both ways, with the pictures that each row is about."""
     names = gallery.ids
     owners = [names[number] for number in gallery.owner]
-    found: dict[str, tuple[Measure, list[str]]] = {}
+    found: Recalls = {}
     for kind, places, groups, of in (
         ("text", text_ranks, names, len(gallery.texts) / max(1, TEXTS)),
         ("image", image_ranks, owners, len(names)),
@@ -169,12 +170,9 @@ def evaluate(
                 f"{name} can {', '.join(model.ways)} and compares no vectors: give a"
                 " Blip2ForImageTextRetrieval, or --no-model and a peer (clip, align, blip-itm)"
             )
-    gallery, cases = gallery_of(asked)
-    header = {
-        "format": FORMAT, "task": asked.task, "data": cases.sha256, "source": asdict(asked.data),
-        "limit": asked.limit, "shard": [1, 1], "models": about,
-    }  # fmt: skip
-    book = Book(out / PREDICTIONS, header)
+    cases = read_cases(asked)
+    gallery = gallery_of(cases.all)
+    book = Book(out / PREDICTIONS, header_of(asked, cases, about), [*enumerate(cases.all)])
     systems: dict[str, Any] = {}
     for name, model in models.items():
         start = time.perf_counter()
@@ -185,29 +183,27 @@ def evaluate(
         found = pick(
             features(model, gallery, batch, say), text_features, len(gallery.pictures), keep
         )
-        systems[f"{name}: {CONTRAST}"] = summaries(
-            recalls(
-                ranks(found.texts, lambda i, t: gallery.owner[t] == i),
-                ranks(found.images, lambda t, i: gallery.owner[t] == i),
-                gallery,
-            ),
-            time.perf_counter() - start,
+        places = (
+            ranks(found.texts, lambda i, t: gallery.owner[t] == i),
+            ranks(found.images, lambda t, i: gallery.owner[t] == i),
         )
+        seconds = time.perf_counter() - start
+        system = f"{name}: {CONTRAST}"
+        keep_ranks(book, system, *places)
+        systems[system] = summaries(recalls(*places, gallery), seconds)
         if hasattr(model, "rerank"):
             system = f"{name}: {MATCHING}"
             match(model, system, gallery, found, book, say)
-            start_values = time.perf_counter() - start
             places = matched_ranks(system, gallery, found, book)
-            systems[system] = summaries(recalls(*places, gallery), start_values)
+            seconds = time.perf_counter() - start
+            keep_ranks(book, system, *places)
+            systems[system] = summaries(recalls(*places, gallery), seconds)
     result = {
         "task": asked.task, "says": asked.definition.says, "rule": asked.definition.rule,
         "data": {
             **asdict(asked.data), "sha256": cases.sha256, "cases": len(gallery.ids),
             "texts": len(gallery.texts), "limit": asked.limit, "candidates": keep,
-            "left_out": {
-                reason: {"cases": count, "examples": cases.tally.examples[reason]}
-                for reason, count in cases.tally.reasons.items()
-            },
+            "left_out": cases.left_out,
         },
         "models": about, "systems": systems, "machine": scores.machine(),
         "seconds": round(time.perf_counter() - begun, 2),
@@ -217,7 +213,32 @@ def evaluate(
     return result
 
 
-def summaries(found: dict[str, tuple[Measure, list[str]]], seconds: float) -> dict[str, Any]:
+def keep_ranks(book: Book, system: str, text_ranks: np.ndarray, image_ranks: np.ndarray) -> None:
+    """Note every place, for comparisons."""
+    if (RANKS_OF_ALL, system) not in book.done:
+        book.write([{"id": RANKS_OF_ALL, "system": system, "text": text_ranks.tolist(),
+                     "image": image_ranks.tolist()}])  # fmt: skip
+
+
+def kept_recalls(kept: Kept) -> dict[str, Recalls]:
+    """The recalls of each system of a run, from its book alone."""
+    gallery = gallery_of([case for _, case in sorted(kept.cases)])
+    return {
+        record["system"]: recalls(np.array(record["text"]), np.array(record["image"]), gallery)
+        for record in kept.records
+        if record["id"] == RANKS_OF_ALL
+    }
+
+
+def comparison(first: Recalls, second: Recalls) -> dict[str, Any]:
+    """The paired test of two systems over the same pictures and texts."""
+    return {
+        name: asdict(compare(measure, second[name][0], groups))
+        for name, (measure, groups) in first.items()
+    }
+
+
+def summaries(found: Recalls, seconds: float) -> dict[str, Any]:
     told = {name: scores.summary(measure, groups) for name, (measure, groups) in found.items()}
     return {"scores": told, "strata": {}, "errors": 0, "seconds": round(seconds, 2)}
 
@@ -244,7 +265,7 @@ def matched_ranks(
     by_image = np.full(found.images.shape, -np.inf)  # (texts, k), as found.images
     text_ranks = np.full(len(gallery.ids), -1)
     for record in book.records:
-        if record["system"] != system:
+        if record["system"] != system or record["id"] == RANKS_OF_ALL:
             continue
         image = numbers[record["id"]]
         texts, logits = np.array(record["texts"]), np.array(record["scores"])  # texts ascending

@@ -1,8 +1,6 @@
 """One evaluation: everything is asked of every model in every arm, and written down as it comes.
 
-predictions.jsonl holds a header (what was asked of whom), then a line an answer. A run that is
-killed goes on where it stopped; shards of a run are merged by putting their lines together. Scores
-are made from these lines alone, so that answers made elsewhere are scored in the same way.
+A run that is killed goes on where it stopped, and shards merge, for all is in its book.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,14 +23,13 @@ from qformer.contracts import ImageError, LoupeError, RegionError
 from qformer.together import Question, in_spite
 from train.data.readers import read
 from train.data.sample import Tally
-from train.data.source import DataConfig, read_lines
+from train.data.source import DataConfig
 from train.eval import arms
+from train.eval.book import FORMAT, PREDICTIONS, Book
 from train.eval.case import Case, spread, unique
 from train.eval.task import Record, Task
 from train.eval.tasks import TASKS
 
-PREDICTIONS = "predictions.jsonl"
-FORMAT = 1
 BATCH = 64
 log = logging.getLogger(__name__)
 Say = Callable[[int, int], None]
@@ -55,26 +52,33 @@ class Asked:
 
 @dataclass
 class Cases:
-    """The cases of a task, and what was wrong with the rest. sha256: of what they ask and of every
-    picture's file."""
+    """The cases of a task. left_out: what was wrong with the rest, reason -> {"cases", "examples"}.
+    sha256: of what they ask and of every picture's file."""
 
     all: list[Case]
-    tally: Tally
-    sha256: str = field(default="")
-
-    def __post_init__(self) -> None:
-        self.sha256 = self.sha256 or fingerprint(self.all)
+    left_out: dict[str, dict[str, Any]]
+    sha256: str
 
 
 def read_cases(asked: Asked) -> Cases:
     """Raises LoupeError where nothing is left to ask."""
+    cases, tally = list_cases(asked)
+    left_out = {
+        reason: {"cases": count, "examples": tally.examples[reason]}
+        for reason, count in tally.reasons.items()
+    }
+    return Cases(cases, left_out, fingerprint(cases))
+
+
+def list_cases(asked: Asked) -> tuple[list[Case], Tally]:
+    """As `read_cases`; no picture is touched."""
     tally = Tally()
     cases = list(unique(asked.definition.cases(read(asked.data, tally)), tally))
     cases = spread(cases, asked.limit)
     if not cases:
         reason = next(iter(tally.reasons), "it holds nothing this task can ask")
         raise LoupeError(f"{asked.data.path} gives {asked.task} nothing to ask: {reason}")
-    return Cases(cases, tally)
+    return cases, tally
 
 
 def fingerprint(cases: Iterable[Case]) -> str:
@@ -93,70 +97,19 @@ def fingerprint(cases: Iterable[Case]) -> str:
     return total.hexdigest()
 
 
-def in_shard(cases: Sequence[Case], shard: tuple[int, int]) -> list[Case]:
+def in_shard(cases: Sequence[Item], shard: tuple[int, int]) -> list[Item]:
     """Every n-th case. Cases about one picture mostly follow each other; they may part."""
     number, of = shard
     return list(cases[number - 1 :: of])
 
 
-class Book:
-    """predictions.jsonl: what was answered already, and where more is written."""
-
-    def __init__(self, file: Path, header: dict[str, Any]) -> None:
-        """Raises LoupeError if the file answers something else."""
-        self.file, self.header = file, header
-        self.records: list[Record] = []
-        self.done: set[tuple[str, str]] = set()
-        if file.is_file():
-            found, self.records = read_book(file)
-            refuse_other(found, header, file)
-            self.done = {(record["id"], record["system"]) for record in self.records}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # Rewritten whole: a killed run may have left half a line.
-        lines = [
-            json.dumps(line, ensure_ascii=False) for line in ({"loupe": header}, *self.records)
-        ]
-        fresh = file.with_suffix(".new")
-        fresh.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        fresh.replace(file)
-
-    def write(self, records: Iterable[Record]) -> None:
-        with self.file.open("a", encoding="utf-8") as lines:
-            for record in records:
-                lines.write(json.dumps(record, ensure_ascii=False) + "\n")
-                self.records.append(record)
-                self.done.add((record["id"], record["system"]))
-
-
-def read_book(file: Path) -> tuple[dict[str, Any], list[Record]]:
-    """The header ({} where there is none) and the lines, a broken last one left out."""
-    header: dict[str, Any] = {}
-    records: dict[tuple[str, str], Record] = {}
-    for _, line in read_lines(file):
-        if line is None:
-            continue
-        if "loupe" in line:
-            header = line["loupe"]
-        elif "id" in line and "system" in line:
-            records[line["id"], line["system"]] = line
-    return header, list(records.values())
-
-
-def refuse_other(found: dict[str, Any], header: dict[str, Any], file: Path) -> None:
-    """Raises LoupeError where a file's header is not the run's."""
-    for name, what in (
-        ("task", "another task"),
-        ("data", "other data"),
-        ("models", "another model"),
-        ("shard", "another shard"),
-        ("limit", "another --limit"),
-    ):
-        if found.get(name) != header[name]:
-            theirs = json.dumps(found.get(name))
-            theirs = theirs if len(theirs) < 100 else theirs[:97] + "..."
-            raise LoupeError(
-                f"{file} holds answers of {what} ({theirs}): give another --out, or delete it"
-            )
+def header_of(asked: Asked, cases: Cases, about: dict[str, Any]) -> dict[str, Any]:
+    """What was asked of whom. about: what identifies each model."""
+    return {
+        "format": FORMAT, "task": asked.task, "data": cases.sha256, "source": asdict(asked.data),
+        "limit": asked.limit, "shard": list(asked.shard), "models": about,
+        "left_out": cases.left_out,
+    }  # fmt: skip
 
 
 class Run:
@@ -178,12 +131,11 @@ class Run:
         self.cases = read_cases(asked)
         self.names = tuple(sorted({case.truth for case in self.cases.all}))
         self.systems = self._systems(chosen_arms)
-        header = {
-            "format": FORMAT, "task": asked.task, "data": self.cases.sha256,
-            "source": asdict(asked.data), "limit": asked.limit, "shard": list(asked.shard),
-            "models": about,
-        }  # fmt: skip
-        self.book = Book(out / PREDICTIONS, header)
+        self.book = Book(
+            out / PREDICTIONS,
+            header_of(asked, self.cases, about),
+            in_shard([*enumerate(self.cases.all)], asked.shard),
+        )
 
     def _systems(self, chosen: Sequence[str]) -> dict[str, tuple[Any, str, str]]:
         """Name -> (model, arm, way). Raises LoupeError for a model that cannot be asked."""

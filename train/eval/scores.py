@@ -8,7 +8,7 @@ import platform
 import resource
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +175,7 @@ def left_out(cases: Sequence[Case], records: Sequence[Record]) -> dict[str, list
     return reasons
 
 
-def comparison(task: Task, first: System, second: System) -> dict[str, Any]:
+def comparison(first: System, second: System) -> dict[str, Any]:
     """The paired test of two systems over the cases that both were asked."""
     both = {case.id for case in first.cases} & {case.id for case in second.cases}
     if not both:
@@ -190,11 +190,7 @@ def comparison(task: Task, first: System, second: System) -> dict[str, Any]:
     tests = {}
     for name in first.measures.keys() & second.measures.keys():
         ours, theirs = first.measures[name].only(rows[0]), second.measures[name].only(rows[1])
-        found = compare(ours, theirs, groups)
-        tests[name] = {
-            "first": found.first, "second": found.second, "difference": found.difference,
-            "low": found.low, "high": found.high, "p": found.p, "items": found.items,
-        }  # fmt: skip
+        tests[name] = asdict(compare(ours, theirs, groups))
     return {name: tests[name] for name in first.measures if name in tests}
 
 

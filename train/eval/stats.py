@@ -90,10 +90,7 @@ class Comparison:
     high: float
     p: float  # how often chance alone would differ as much
     items: int
-
-    @property
-    def difference(self) -> float:
-        return self.first - self.second
+    difference: float
 
 
 def compare(
@@ -116,4 +113,4 @@ def compare(
     counts = _counts(len(ours), seed)
     drawn = combine(counts @ ours) - combine(counts @ theirs)
     low, high = np.quantile(drawn, (0.025, 0.975))
-    return Comparison(first.value, second.value, float(low), float(high), p, len(first))
+    return Comparison(first.value, second.value, float(low), float(high), p, len(first), real)

@@ -1,6 +1,7 @@
 """Retrieval in bounded memory is the retrieval that compares everything with everything."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from train.data.source import DataConfig
 from train.eval import retrieval
+from train.eval.cli import main
 from train.eval.run import Asked
 
 
@@ -96,13 +98,27 @@ def test_matching_resumes_with_the_next_picture(evaluated):
     first, again = Model(), Model()
     whole = run(first)["systems"]
     file = out / "predictions.jsonl"
-    kept = file.read_text().splitlines()[:3]  # the header and two pictures
+    kept = file.read_text().splitlines()[:7]  # the header, cases, contrast's ranks, two pictures
     file.write_text("\n".join(kept) + '\n{"id"')
     resumed = run(again)["systems"]
     assert (first.read, again.read) == (3, 1)
     name = "loupe: contrast, then matching"
     assert whole[name]["scores"] == resumed[name]["scores"]
     assert (out / "page.html").is_file()
+
+
+def test_two_ways_compare_pair_by_pair_without_the_data(evaluated, capsys):
+    run, out, coco = evaluated
+    systems = run(Model())["systems"]
+    shutil.rmtree(coco)
+    first, second = (f"{out}#loupe: {name}" for name in ("contrast, then matching", "contrast"))
+    assert main(["--compare", first, second, "--json"]) == 0
+    tests = json.loads(capsys.readouterr().out)
+    for name, test in tests.items():
+        for which, system in (("first", "contrast, then matching"), ("second", "contrast")):
+            expected = systems[f"loupe: {system}"]["scores"][name]["value"]
+            assert test[which] == pytest.approx(expected, abs=1e-6)
+    assert tests["image R@1"]["items"] == 6
 
 
 def test_few_candidates_bound_what_is_matched(evaluated):

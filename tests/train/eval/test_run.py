@@ -1,13 +1,14 @@
 """A run asks every model in every arm once, resumes, merges, and refuses what is not its own."""
 
 import json
+import shutil
 
 import pytest
 
 from demo import cli
 from qformer.contracts import LoupeError
+from train.eval.book import read_book
 from train.eval.cli import main
-from train.eval.run import read_book
 
 
 def run(*words):
@@ -24,7 +25,7 @@ def lines(folder):
 
 def told(folder):
     """Every answer, without what may differ from run to run."""
-    _, records = read_book(folder / "predictions.jsonl")
+    records = read_book(folder / "predictions.jsonl").records
     return sorted((r["id"], r["system"], r["answer"]) for r in records)
 
 
@@ -74,7 +75,7 @@ def test_a_killed_run_goes_on_where_it_stopped(asked, tiny_model, tmp_path, monk
     words = ["vqav2", "--data", asked, "--model", tiny_model, "--batch", "2"]
     run(*words, "--out", whole)
     run(*words, "--out", broken)
-    kept = lines(broken)[:8]
+    kept = lines(broken)[: 1 + 9 + 7]  # the header, the cases, seven answers
     (broken / "predictions.jsonl").write_text("\n".join([*kept, '{"id": "q1']))
     from train.eval import run as module
 
@@ -85,26 +86,34 @@ def test_a_killed_run_goes_on_where_it_stopped(asked, tiny_model, tmp_path, monk
     )
     run(*words, "--out", broken)
     assert told(broken) == told(whole)
-    assert len(seen) == 2 * 9 - (len(kept) - 1)  # two arms, nine cases, less what was kept
+    assert len(seen) == 2 * 9 - 7  # two arms, nine cases, less what was kept
 
 
-def test_shards_put_together_are_the_whole_run(asked, tiny_model, tmp_path):
+@pytest.mark.parametrize("without_data", [False, True])
+def test_shards_put_together_are_the_whole_run(asked, tiny_model, tmp_path, without_data):
     words = ["vqav2", "--data", asked, "--model", tiny_model]
     run(*words, "--out", tmp_path / "whole")
     parts = [tmp_path / f"part{number}" for number in (1, 2)]
     for number, part in enumerate(parts, 1):
         run(*words, "--out", part, "--shard", f"{number}/2")
+    if without_data:
+        shutil.rmtree(asked.parent)
     run("--merge", *parts, "--out", tmp_path / "merged")
     assert told(tmp_path / "merged") == told(tmp_path / "whole")
-    assert (
-        scores(tmp_path / "merged")["systems"].keys()
-        == scores(tmp_path / "whole")["systems"].keys()
-    )
+    whole, merged = (scores(tmp_path / name) for name in ("whole", "merged"))
+    assert merged["data"]["sha256"] == whole["data"]["sha256"]
+    for name, one in whole["systems"].items():
+        assert merged["systems"][name]["scores"] == one["scores"]
+        assert merged["systems"][name]["strata"] == one["strata"]
+    page = (tmp_path / "merged" / "page.html").read_text()
+    assert "cases of loupe" in page
+    assert ("data:image/" in page) is not without_data
     with pytest.raises(LoupeError, match="missing: 2/2"):
         main(["--merge", str(parts[0]), "--out", str(tmp_path / "half")])
 
 
-def test_two_runs_compare_with_a_paired_test(done, capsys):
+def test_two_runs_compare_with_a_paired_test(done, asked, capsys):
+    shutil.rmtree(asked.parent)  # neither the data nor the pictures are needed
     named = f"{done}#majority"
     run("--compare", named, f"{done}#loupe: picture", "--json")
     found = json.loads(capsys.readouterr().out)["VQA accuracy"]
