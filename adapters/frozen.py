@@ -21,12 +21,7 @@ class Frozen(nn.Module):
 
     @property
     def device(self) -> torch.device:
-<<<<<<< HEAD
-        # What accelerate keeps elsewhere until it is used is on the meta device meanwhile. Asked
-        # for each piece of each prompt: the first one is enough.
-=======
         # What accelerate keeps elsewhere until it is used is on the meta device meanwhile.
->>>>>>> main
         devices = (parameter.device for parameter in self.parameters())
         return next((one for one in devices if one.type != "meta"), torch.device("cpu"))
 
