@@ -65,7 +65,7 @@ def open_parts(recipe: Recipe) -> Parts:
         old, heads = load_trained(folder, kept)
     dtype = DTYPES[recipe.dtype]
     vision = open_part(VISION_ENCODERS, named["vision"], dtype)
-    if recipe.trains.vision:
+    if recipe.vision_trains:
         vision.float()
     language = None
     if named["language"] is not None:
@@ -83,6 +83,9 @@ def open_parts(recipe: Recipe) -> Parts:
         start_from_bert(bridge.qformer, recipe.start.bert, heads)
     parts = Parts(vision, language, tokenizer, bridge, named, kept, heads=heads)
     put_lora(parts, recipe, folder)
+    for part, module in (("qformer", bridge.qformer), ("vision", vision)):
+        if chosen := recipe.lora_on(part):
+            lora.attach_inside(module, chosen.rank, chosen.alpha or None, chosen.targets)
     if recipe.loop.checkpointing and language is not None:
         language.recompute()
     return parts
@@ -233,12 +236,12 @@ def put_lora(parts: Parts, recipe: Recipe, folder: Path | None) -> None:
     theirs = folder / LORA if folder is not None and parts.kept and parts.kept.lora else None
     if theirs is not None and recipe.start.language is not None:
         theirs = None  # another language model than the LoRA's
-    if recipe.lora is None:
+    chosen = recipe.lora_on("language")
+    if chosen is None:
         if theirs is not None:
             parts.lora = theirs
             lora.merge(parts.language, theirs)
         return
-    chosen = recipe.lora
     if theirs is None:
         lora.attach(parts.language, chosen.rank, chosen.alpha or None, chosen.targets)
         return
@@ -256,7 +259,7 @@ def save_parts(parts: Parts, recipe: Recipe, folder: Path, stage: Any) -> None:
     stage 2 starts from."""
     folder, kept = folder.resolve(), parts.kept
     named = {name: from_folder(part, folder) for name, part in parts.folders.items()}
-    if recipe.trains.vision:
+    if recipe.vision_trains:
         named["vision"] = dataclasses.replace(named["vision"], path="./vision", revision=None)
     heads = stage.module["stage1"] if recipe.stage == "stage1" else None
     config = CheckpointConfig(
@@ -268,12 +271,17 @@ def save_parts(parts: Parts, recipe: Recipe, folder: Path, stage: Any) -> None:
         prompt=prompt_of(recipe, kept, parts.language),
         decoding=recipe.decoding or (kept.decoding if kept else Decoding()),
         heads=heads is not None,
-        lora=recipe.lora is not None or parts.lora is not None,
+        lora=recipe.lora_on("language") is not None or parts.lora is not None,
         domain=recipe.domain,
     )
-    language = parts.lora if recipe.lora is None else parts.language
-    vision = parts.vision if recipe.trains.vision else None
-    save_checkpoint(folder, config, parts.bridge, language, heads=heads, vision=vision)
+    language = parts.language if recipe.lora_on("language") else parts.lora
+    bridge, vision = parts.bridge, parts.vision if recipe.vision_trains else None
+    if recipe.lora_on("qformer"):
+        bridge = lora.merged(bridge)
+        heads = None if heads is None else lora.merged(heads)
+    if recipe.lora_on("vision"):
+        vision = lora.merged(parts.vision)
+    save_checkpoint(folder, config, bridge, language, heads=heads, vision=vision)
 
 
 def prompt_of(recipe: Recipe, kept: CheckpointConfig | None, language: Any) -> PromptConfig:
