@@ -61,11 +61,6 @@ def build(
     if segmenter == AUTO:
         segmenter = default_name(device)
     if str(model).endswith(lavis.SUFFIXES):
-        if vision is None or language is None:
-            raise CheckpointError(
-                f"{model} holds the bridge alone: name the vision encoder and the language model "
-                "it was trained with (--vision, --language)"
-            )
         parts = lavis.open_lavis(Path(model), vision, language, dtype, tokenizer, placement)
         return placed(
             published_assistant(parts, segmenter or default_name(device), dtype), placement
@@ -103,11 +98,6 @@ def build_ranker(
     tokenizer (BERT's) it was trained with. Raises CheckpointError."""
     placement = Placement(str(device))
     if str(model).endswith(lavis.SUFFIXES):
-        if vision is None or tokenizer is None:
-            raise CheckpointError(
-                f"{model} holds the bridge alone: name the vision encoder and the tokenizer it was "
-                "trained with (--vision, --tokenizer)"
-            )
         return lavis.open_ranker(Path(model), vision, tokenizer, dtype, placement).to(device)
     source, settings = find(model)
     if settings.get("heads") and isinstance(source, Path):

@@ -131,6 +131,7 @@ def open_model(
             "damaged, copy the folder again"
         ) from error
     missing = [key for key in report["missing_keys"] if not key.startswith(ignore_missing)]
+    missing += tables_lost(model.config, {key.removeprefix(prefix) for key in theirs})
     shaped = [str(key[0]) for key in report["mismatched_keys"]]
     beyond = [prefix + key for key in report["unexpected_keys"] if part and prefix + key in theirs]
     for keys, how in (
@@ -146,6 +147,17 @@ def open_model(
     if placement.quantize:
         quantize.guard(model)
     return model.eval()
+
+
+def tables_lost(config: Any, stored: set[str]) -> list[str]:
+    """What transformers (5) would make up in silence for a T5: it gives the table of words and the
+    head each other's weights where one is not stored. stored: names of weights."""
+    if config.model_type != "t5":
+        return []
+    lost = [] if {"shared.weight", "encoder.embed_tokens.weight"} & stored else ["shared.weight"]
+    if not config.scale_decoder_outputs and "lm_head.weight" not in stored:
+        lost.append("lm_head.weight")  # a T5 1.1, as every Flan-T5 is, has a head of its own
+    return lost
 
 
 def named(shapes: Shapes) -> dict[str, tuple[int, ...]]:

@@ -2,12 +2,15 @@
 
 LAVIS (arXiv 2209.09019) saves what it trained and leaves the frozen parts to the reader: the vision
 encoder (EVA-g, or CLIP ViT-L) and the language model (OPT or Flan-T5) come from folders or the hub.
+A vision encoder that was trained too, as for captions and retrieval on COCO, is in the file.
 """
 
 from __future__ import annotations
 
 import pickle
 import re
+import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,12 @@ from torch import Tensor
 
 from adapters.checkpoint import trained_of
 from adapters.folder import HERE, listed, read_settings
+from adapters.lavis_vision import PREFIX, loose_vision, open_loose
 from adapters.memory import Placement
 from adapters.published import INSTRUCTION, Published, bert_tokenizer, prompt_of
 from adapters.registry import LANGUAGE_MODELS, VISION_ENCODERS
 from adapters.tokenizer import HubTokenizer, open_tokenizer
+from adapters.vision import HuggingFaceVisionEncoder
 from adapters.weights import Source
 from qformer.bridge import BridgeConfig
 from qformer.config import QFormerConfig
@@ -34,13 +39,59 @@ VISION_KINDS = {
     "clip": "clip",
     "clip_vision_model": "clip",
 }
-FROZEN = ("visual_encoder.", "opt_model.", "t5_model.", "llm_model.")
+LANGUAGE = ("opt_model.", "t5_model.", "llm_model.")  # what a file may hold, and is not read
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a .pth holds. ours: the bridge and stage 1's heads, by our names. visual: the vision
+    encoder, where it was trained too, by LAVIS' names without the prefix. homeless: what else a
+    whole model has, its language model's weights for example."""
+
+    file: Path
+    ours: dict[str, Tensor]
+    visual: dict[str, Tensor]
+    homeless: tuple[str, ...]
+
+    def require(
+        self, vision: Source | None, language: Source | None, tokenizer: Source | None
+    ) -> None:
+        """Raises CheckpointError, naming the options, if a part is in neither file nor option."""
+        speaks = "language_projection.weight" in self.ours
+        reads = "qformer.word_embeddings.weight" in self.ours
+        lacking = [
+            (what, option)
+            for needed, given, what, option in (
+                (not self.visual, vision, "its vision encoder", "--vision"),
+                (speaks, language, "its language model", "--language"),
+                (reads, tokenizer, "the tokenizer of its Q-Former (BERT's)", "--tokenizer"),
+            )
+            if needed and given is None
+        ]
+        if lacking:
+            raise CheckpointError(
+                f"{self.file} does not hold {' nor '.join(what for what, _ in lacking)}: name what "
+                f"it was trained with ({', '.join(option for _, option in lacking)})"
+            )
+
+    def see(
+        self, vision: Source | None, dtype: torch.dtype, placement: Placement
+    ) -> HuggingFaceVisionEncoder:
+        """The vision encoder at work: the file's own, if it holds one."""
+        if self.visual:
+            return open_loose(loose_vision(self.file, self.visual, vision), self.file, dtype)
+        assert vision is not None  # `require` was asked first
+        kind = vision_kind(vision)
+        encoder: HuggingFaceVisionEncoder = VISION_ENCODERS[kind](
+            vision, dtype, placement=placement
+        )
+        return encoder
 
 
 def open_lavis(
     file: Path,
-    vision: Source,
-    language: Source,
+    vision: Source | None,
+    language: Source | None,
     dtype: torch.dtype = torch.float32,
     tokenizer: Source | None = None,
     placement: Placement = HERE,
@@ -49,28 +100,27 @@ def open_lavis(
     """The parts of a stage-2 checkpoint (pretrain_opt, pretrain_flant5, InstructBLIP's and their
     like).
 
-    vision, language: the frozen parts. tokenizer: of a Q-Former that reads the question.
-    num_heads: the file does not tell; by default BERT's width of 64 a head. Raises
+    vision, language: the frozen parts. A file that was tuned together with its vision encoder
+    holds that one, and vision then only tells its settings. tokenizer: of a Q-Former that reads
+    the question. num_heads: the file does not tell; by default BERT's width of 64 a head. Raises
     CheckpointError, for a file that is more than weights too.
     """
-    ours = bridge_weights(file)
-    if "language_projection.weight" not in ours:
+    held = hold(file)
+    if "language_projection.weight" not in held.ours:
         raise CheckpointError(
             f"{file} has no projection into a language model (a stage-1 checkpoint?): give one of "
             "stage 2; loupe rank and loupe find read those of stage 1"
         )
-    instruct = "qformer.word_embeddings.weight" in ours
-    if instruct and tokenizer is None:
-        raise CheckpointError(
-            f"{file} reads the question (InstructBLIP): name the tokenizer of its Q-Former too "
-            "(--tokenizer), for example bert-base-uncased"
-        )
+    held.require(vision, language, tokenizer)
+    assert language is not None  # just asked
+    instruct = "qformer.word_embeddings.weight" in held.ours
     words = bert_tokenizer(tokenizer) if instruct and tokenizer is not None else None
-    bridge, _ = trained_of(shape_of(ours, words, num_heads), ours, f"{file} is incomplete")
+    shape = shape_of(held.ours, words, num_heads)
+    bridge, _ = trained_of(shape, held.ours, f"{file} is incomplete")
     encodes = bool(read_settings(language, "config.json").get("is_encoder_decoder"))
     kind = "encoder-decoder" if encodes else "decoder"
     return Published(
-        open_vision(vision, dtype, placement),
+        held.see(vision, dtype, placement),
         bridge,
         LANGUAGE_MODELS[kind](language, dtype, placement=placement, stop=stop_of(language)),
         words,
@@ -80,23 +130,25 @@ def open_lavis(
 
 def open_ranker(
     file: Path,
-    vision: Source,
-    tokenizer: Source,
+    vision: Source | None,
+    tokenizer: Source | None,
     dtype: torch.dtype = torch.float32,
     placement: Placement = HERE,
     num_heads: int | None = None,
 ) -> Ranker:
     """A stage-1 checkpoint (pretrain, or tuned for retrieval) at work. Raises CheckpointError."""
-    ours = bridge_weights(file)
-    if "itm_head.weight" not in ours:
+    held = hold(file)
+    if "itm_head.weight" not in held.ours:
         raise CheckpointError(f"{file} has no ITC and ITM heads: give a checkpoint of stage 1")
+    held.require(vision, None, tokenizer)
+    assert tokenizer is not None  # just asked
     words = bert_tokenizer(tokenizer)
-    shape = shape_of(ours, words, num_heads)
+    shape = shape_of(held.ours, words, num_heads)
     bridge, stage1 = trained_of(
-        shape, ours, f"{file} is incomplete", heads=True, absent=("generation_head.",)
+        shape, held.ours, f"{file} is incomplete", heads=True, absent=("generation_head.",)
     )
     assert stage1 is not None  # heads=True
-    return Ranker(open_vision(vision, dtype, placement), bridge, stage1, words, shape.end_id)
+    return Ranker(held.see(vision, dtype, placement), bridge, stage1, words, shape.end_id)
 
 
 def stop_of(language: Source) -> str | None:
@@ -105,34 +157,38 @@ def stop_of(language: Source) -> str | None:
     return "\n" if is_opt and len(open_tokenizer(language)("\n")) == 1 else None
 
 
-def open_vision(source: Source, dtype: torch.dtype, placement: Placement) -> Any:
-    """A vision encoder as LAVIS' models read it."""
+def vision_kind(source: Source) -> str:
+    """The registry's name for a vision encoder as LAVIS' models read it."""
     model_type = read_settings(source, "config.json").get("model_type", "")
-    kind = VISION_KINDS.get(model_type, "hf")
-    return VISION_ENCODERS[kind](source, dtype, placement=placement)
+    return VISION_KINDS.get(model_type, "hf")
 
 
-def bridge_weights(file: Path) -> dict[str, Tensor]:
-    """What of a .pth is the bridge's, by our names; frozen parts in it are left out. Raises
-    CheckpointError for weights of another kind."""
-    ours, homeless = from_lavis(read_weights(file))
-    odd = [key for key in homeless if not key.startswith(FROZEN)]
+def hold(file: Path) -> Held:
+    """What a .pth holds. Raises CheckpointError for weights of another kind."""
+    theirs = read_weights(file)
+    ours, rest = from_lavis(theirs)
+    visual = {name.removeprefix(PREFIX): theirs[name] for name in rest if name.startswith(PREFIX)}
+    homeless = tuple(name for name in rest if not name.startswith(PREFIX))
+    odd = [name for name in homeless if not name.startswith(LANGUAGE)]
     if odd:
         raise CheckpointError(f"{file} holds {len(odd)} weights Loupe does not know: {listed(odd)}")
-    return ours
+    return Held(file, ours, visual, homeless)
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """The state dict of a .pth, by torch's reader of weights alone: it runs no code."""
+    """The state dict of a .pth, mapped into memory where its format allows, by torch's reader of
+    weights alone: it runs no code."""
     try:
-        saved = torch.load(file, map_location="cpu", weights_only=True)
+        saved = torch.load(
+            file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
+        )
     except FileNotFoundError:
         raise CheckpointError(f"there is no file {file}: check the path") from None
     except pickle.UnpicklingError:
         raise CheckpointError(
             f"{file} is damaged or holds more than weights, which could run code: it is refused"
         ) from None
-    except (OSError, RuntimeError, EOFError):
+    except Exception:  # torch's readers raise a dozen kinds, a KeyError for a text among them
         raise CheckpointError(f"{file} is damaged or cut short: copy it again") from None
     weights = saved.get("model", saved) if isinstance(saved, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):

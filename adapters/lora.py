@@ -1,16 +1,20 @@
-"""LoRA on the language model: attached and saved with peft, merged at load without it.
+"""LoRA: attached and saved with peft, merged at load without it.
+
+The language model's is kept beside the checkpoint; one inside the bridge or the vision encoder,
+which a checkpoint holds whole, is added to their weights when they are saved.
 
 arXiv 2106.09685; rank-stabilised scaling (rsLoRA): arXiv 2312.03732.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -19,6 +23,8 @@ from adapters.folder import read_json
 from qformer.contracts import CheckpointError
 
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's two files
+Module = TypeVar("Module", bound=nn.Module)
+
 PREFIX = "base_model.model."  # how peft names the model it wraps
 
 # peft imports bitsandbytes, which warns of a kernel that nobody here asked for.
@@ -57,6 +63,45 @@ def attach(
         warnings.simplefilter("ignore", FutureWarning)
         language.model = get_peft_model(language.model, config)
     return [p for p in language.model.parameters() if p.requires_grad]
+
+
+def attach_inside(
+    module: nn.Module, rank: int = 16, alpha: int | None = None, targets: Sequence[str] = ()
+) -> None:
+    """Put a LoRA on the linear layers inside a module, in place; its own weights rest.
+
+    targets as for `attach`. Raises CheckpointError if no layer is called so.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    linear = [name for name, one in module.named_modules() if isinstance(one, nn.Linear)]
+    wanted = tuple("." + target for target in targets) or ("",)
+    names = [name for name in linear if f".{name}".endswith(wanted)]
+    if not names:
+        raise CheckpointError(
+            f"lora targets={list(targets)}: no linear layer of the {type(module).__name__} is "
+            f"called so; it has {', '.join(sorted({name.rpartition('.')[2] for name in linear}))}"
+        )
+    config = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, use_rslora=True, target_modules=names)
+    inject_adapter_in_model(config, module)
+
+
+def train_alone(module: nn.Module) -> None:
+    """Of a module with a LoRA inside, that alone learns."""
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+
+
+def merged(module: Module) -> Module:
+    """A copy without the LoRA inside it, which is added to its weights."""
+    from peft.tuners.lora import LoraLayer
+
+    plain = copy.deepcopy(module)
+    for name, layer in [*plain.named_modules()]:
+        if isinstance(layer, LoraLayer):
+            layer.merge()
+            plain.set_submodule(name, layer.get_base_layer())
+    return plain
 
 
 def resume(language: Any, folder: Path) -> list[nn.Parameter]:

@@ -110,6 +110,13 @@ def gigabytes(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
+def ran_out(error: BaseException) -> bool:
+    """Whether an error means that memory ran out, on the CPU or a GPU."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 def available(device: str) -> int | None:
     """Free bytes; None where nothing tells."""
     if torch.device(device).type == "cuda":

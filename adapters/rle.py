@@ -59,9 +59,10 @@ def decode_rle(rle: dict[str, Any], size: tuple[int, int] | None = None) -> Tens
 def encode_rle(region_mask: Tensor) -> dict[str, Any]:
     """bool (height, width) -> {"size", "counts"}, the counts packed into COCO's string."""
     height, width = region_mask.shape
-    flat = region_mask.cpu().numpy().T.reshape(-1).astype(np.int8)
-    changes = np.flatnonzero(np.diff(flat, prepend=0))
-    counts = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
+    flat = region_mask.cpu().numpy().T.reshape(-1)
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    empty = [0] if flat[0] else []  # the first run is of zeros, if of none
+    counts = np.diff(np.concatenate([[0], empty, changes, [flat.size]]).astype(np.int64)).tolist()
     return {"size": [height, width], "counts": pack(counts)}
 
 

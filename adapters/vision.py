@@ -54,7 +54,11 @@ class Normalisation:
 
     @classmethod
     def open(cls, source: Source, revision: str | None = None) -> Self:
-        settings = read_settings(source, "preprocessor_config.json", revision)
+        return cls.of(read_settings(source, "preprocessor_config.json", revision), source)
+
+    @classmethod
+    def of(cls, settings: dict[str, Any], source: Source) -> Self:
+        """settings: of that file. source: what an error names."""
         try:
             mean, std = settings["image_mean"], settings["image_std"]
         except KeyError as key:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from demo.handlers import Chat
 
 ASSETS = Path(__file__).parent / "assets"
+HELD = (
+    "() => { try { return [sessionStorage.getItem('loupe-key') || '']; } catch { return ['']; } }"
+)
 SHARED = ("common",)  # scripts that every part starts with
 
 
@@ -36,8 +39,8 @@ def part(name: str, scripts: tuple[str, ...] = (), **settings: Any) -> gr.HTML:
 def build_page(chat: Callable[[], Chat], title: str) -> gr.Blocks:
     """The whole page. chat: returns the handlers, waiting until they are there."""
 
-    def enter() -> tuple:
-        return chat().enter()
+    def enter(held: str, request: gr.Request) -> tuple:
+        return chat().enter(held, getattr(request.request, "scope", {}).get("loupe.visitor", ""))
 
     def status() -> Iterator[dict]:
         yield from chat().status()
@@ -67,7 +70,8 @@ def build_page(chat: Callable[[], Chat], title: str) -> gr.Blocks:
                 talk = part("talk")
 
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
-        blocks.load(enter, None, [key, canvas, talk], **quiet)
+        held = gr.Textbox(visible=False)  # what the tab remembers, see canvas.js
+        blocks.load(enter, held, [key, canvas, talk], js=HELD, **quiet)
         blocks.load(status, None, header, concurrency_limit=None, **quiet)
         header.model(model, None, header, concurrency_limit=4, **quiet)
         operated = canvas.operate(

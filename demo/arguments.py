@@ -114,8 +114,8 @@ def models_of(command: argparse.ArgumentParser) -> None:
     group.add_argument("--model", metavar="M", default="embedded", help="a checkpoint's folder, or"
                        " the folder or hub id of a published BLIP-2 or InstructBLIP (%(default)s:"
                        " knows painted scenes, needs no download)")  # fmt: skip
-    group.add_argument("--vision", metavar="V", help="for a LAVIS .pth: its vision encoder's folder"
-                       " or hub id")  # fmt: skip
+    group.add_argument("--vision", metavar="V", help="for a LAVIS .pth without its vision encoder:"
+                       " that one's folder or hub id")  # fmt: skip
     group.add_argument("--language", metavar="L", help="... and its language model's")
     group.add_argument("--tokenizer", metavar="T", help="... and, for InstructBLIP's, that of its"
                        " Q-Former (bert-base-uncased)")  # fmt: skip

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import logging
 import re
-import secrets
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from demo.corrections import Corrections
 from demo.models import Loader
 from demo.picture import Settings
 from demo.regions import Mark
-from demo.session import Session, Sessions
+from demo.session import Session
+from demo.visitors import Sessions
 from qformer.contracts import LoupeError, QuestionError, RegionError
 
 KEY = re.compile(r"[\w-]{16,64}")
@@ -41,11 +41,16 @@ class Chat:
         self.examples = gallery.examples()
         self.corrections = None if saves is None else Corrections(saves)
 
-    def enter(self) -> tuple[str, dict, dict]:
-        """A page was opened: give it a key."""
-        key = secrets.token_urlsafe(16)
+    def enter(self, held: Any = "", owner: str = "") -> tuple[str, dict, dict]:
+        """A page was opened, or opened again by who holds the key of its session."""
+        held = held if isinstance(held, str) and KEY.fullmatch(held) else ""
+        key = self.sessions.enter(held, owner)
         session = self.sessions.get(key)
-        return key, page.scene(session), self._talk(session)
+        if not session.pictures:
+            return key, page.scene(session, key=key), self._talk(session)
+        with session.lock:
+            session.picture()  # the model that reads it may be another by now
+            return key, page.scene(session, whole=True, key=key), self._talk(session)
 
     def status(self, **more: Any) -> Iterator[dict]:
         """The header's value, now and until nothing is being read any more."""

@@ -28,10 +28,13 @@ SEGMENTERS = (
 @dataclass(frozen=True)
 class Chooser:
     """What visitors may choose from. build: (model, segmenter or None for the model's own) -> the
-    assistant. memory: a precision in the catalogue's rows, or None for float32."""
+    assistant. memory: a precision in the catalogue's rows, or None for float32. model, segmenter:
+    what runs before somebody chooses."""
 
     build: Callable[[str, str | None], Assistant]
     memory: str | None = None
+    model: str = EMBEDDED
+    segmenter: str | None = None
 
     def models(self) -> list[dict[str, Any]]:
         """{"model", "suits", "licence", "memory" in bytes} each."""
@@ -82,7 +85,8 @@ class Loader:
         self._build, self.title, self.chooser = build, title, chooser
         self.loading: str | None = None  # what is being read, by name
         self.error: LoupeError | None = None  # what the last reading met
-        self.segmenter: str | None = None  # another than the model's own
+        self.model = chooser.model if chooser else ""  # as the chooser's list has it
+        self.segmenter = chooser.segmenter if chooser else None  # another than the model's own
         self._assistant: Assistant | None = None
         self._changed = threading.Condition()
         self._wanted = threading.Event()
@@ -112,7 +116,7 @@ class Loader:
         def made() -> Assistant:
             assistant = build(model, segmenter)
             self.title = "embedded default" if model == EMBEDDED else model.rpartition("/")[2]
-            self.segmenter = segmenter
+            self.model, self.segmenter = model, segmenter
             return assistant
 
         self._begin(model, made)

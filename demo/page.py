@@ -207,6 +207,7 @@ def header(loader: Loader, note: str = "", **more: Any) -> dict:
         "text": text,
         "note": note or (str(loader.error) if assistant and loader.error else ""),
         "knows": assistant.config.domain if assistant else None,
+        "model": loader.model,
         "segmenter": loader.segmenter,
         "chooses": loader.chooser is not None,
         **more,

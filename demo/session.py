@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from adapters.draw import displayed
-from demo.finding import distinct, search, without_twins
+from adapters.memory import ran_out
+from demo.finding import distinct, instead, search, without_twins
 from demo.picture import SMALL, Picture, Settings
 from demo.regions import Mark, Regions
 from demo.talk import Talk
@@ -31,6 +32,7 @@ from qformer.proposals import Proposal
 MAX_PICTURES = 8  # of one visitor at a time
 WARM_PICTURES = 2  # those used last keep what is computed once; the others compute it again
 DESCRIBED = 24  # regions that "describe everything" names
+LOST = "this session had to make room for others: open the picture again, or load a saved session"
 CHOOSE = "loupe chat --model FOLDER"
 
 log = logging.getLogger(__name__)
@@ -69,6 +71,7 @@ class Session:
         self.current: int | None = None
         self.progress: tuple[str, int, int] | None = None  # what is under way, done, in all
         self.version = 0  # grows when long work has changed regions or candidates
+        self.lost = False  # stands for one that had to go
 
     # Pictures
 
@@ -86,6 +89,7 @@ class Session:
             picture = Picture(serial, title, image, source, view, Regions(view), talk, small)
             self.pictures[serial] = picture
             self._show(serial)
+            self.lost = False
             if not view.familiar:
                 talk.add("notice", unfamiliar(assistant))
             return picture
@@ -117,7 +121,7 @@ class Session:
     def picture(self) -> Picture:
         """The one that is shown, read by today's model. Raises ImageError where there is none."""
         if self.current is None:
-            raise ImageError("there is no picture yet: choose one first")
+            raise ImageError(LOST if self.lost else "there is no picture yet: choose one first")
         picture = self.pictures[self.current]
         assistant = self._assistant()
         if picture.view.assistant is not assistant:
@@ -303,11 +307,19 @@ class Session:
             best = max(found, key=lambda one: one.score, default=None)
             if best is None or best.score <= 0:
                 raise RegionError(f"nothing here looks like {words!r}: click on what you mean")
+            called = instead(view, best.proposal.region_mask, words)
             with self.lock, picture.regions.grouped():
                 area, score = best.proposal.region_mask, best.proposal.score
                 mark = picture.regions.add(area, score=score)
-                with contextlib.suppress(RegionError):  # too long, or taken: its number will do
-                    picture.regions.rename(mark.number, words)
+                if called is None:
+                    with contextlib.suppress(RegionError):  # too long, or taken: its number will do
+                        picture.regions.rename(mark.number, words)
+                else:
+                    picture.talk.add(
+                        "notice",
+                        f"Nothing here fits {words!r} well. Region {mark.number} is nearest:"
+                        f" the model calls it {called!r}.",
+                    )
                 self.version += 1
         finally:
             stop.set()
@@ -391,6 +403,11 @@ class Session:
 def failure(error: Exception) -> str:
     """What to say of an error that nobody foresaw."""
     log.exception("the model failed")
+    if ran_out(error):
+        return (
+            "memory ran out while the model answered: ask about fewer regions, for a shorter answer"
+            " or with one beam; or start Loupe with --dtype bf16, --quantize nf4 or a smaller model"
+        )
     return f"the model failed ({type(error).__name__}): ask again, or reopen the picture"
 
 
@@ -401,30 +418,3 @@ def unfamiliar(assistant: Assistant) -> str:
         f"This picture does not look like what this model knows: {says}."
         f" Answers about it are guesses. For photos, start Loupe with a model for photos: {CHOOSE}"
     )
-
-
-class Sessions:
-    """The visitors, by key: the one longest unseen makes room for a new one."""
-
-    def __init__(self, assistant: Callable[[], Assistant], capacity: int = 64):
-        self._assistant, self.capacity = assistant, capacity
-        self._sessions: OrderedDict[str, Session] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._sessions)
-
-    def get(self, key: str) -> Session:
-        """The visitor's session; an empty one where the key is new or was dropped."""
-        with self._lock:
-            session = self._sessions.pop(key, None) or Session(self._assistant)
-            self._sessions[key] = session
-            while len(self._sessions) > self.capacity:
-                self._sessions.popitem(last=False)[1].stop()
-            return session
-
-    def drop(self, key: str) -> None:
-        with self._lock:
-            session = self._sessions.pop(key, None)
-        if session is not None:
-            session.stop()

@@ -54,7 +54,7 @@ def card(recipe: Recipe, file: Path, run: Path, config: Any) -> str:
     head = ["---", "library_name: loupe", "base_model:", *(f"- {name}" for name in base), "---"]
     told = scores(run)
     trained = [name for name in ("bridge", "vision") if getattr(recipe.trains, name)]
-    trained += ["a LoRA on the language model"] if recipe.lora else []
+    trained += [f"a LoRA on {part}" for part in (recipe.lora.where if recipe.lora else ())]
     return "\n".join([
         *head, "", f"# {run.name}", "",
         f"A Loupe checkpoint, stage `{recipe.stage}`. Trained: {', '.join(trained)}. The frozen "

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -50,6 +51,23 @@ def interrupts(handler: Callable[..., None]):
     finally:
         for kind, old in zip(kinds, before, strict=True):
             signal.signal(kind, old)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one process of `world` evaluates: of all batches the `rank`-th, and every world-th after
+    it. total: numbers of this process -> their sums over all."""
+
+    rank: int = 0
+    world: int = 1
+    total: Callable[[list[float]], list[float]] = list
+
+
+def share_of(accelerator) -> Share:
+    def total(numbers: list[float]) -> list[float]:
+        return accelerator.reduce(torch.tensor(numbers, device=accelerator.device), "sum").tolist()
+
+    return Share(accelerator.process_index, accelerator.num_processes, total)
 
 
 def trained_quietly(device: torch.device):

@@ -3,7 +3,7 @@
 A stage is anything with `module` (what is trained), `batch(rng, progress, place)` (data for one
 step, drawn from a generator that depends on seed, step and process alone; progress runs from 0 to
 1; place: how many pictures were due before, over all processes) and `losses(batch)` (named scalars,
-summed). It may have `evaluate()` -> named scores, the first of
+summed). It may have `evaluate(share)` -> named scores over all processes' shares, the first of
 which says how good it is, `show(folder, step)`, which writes sample answers, and `keep(folder)`,
 which writes a checkpoint.
 
@@ -28,7 +28,14 @@ from torch import Tensor, nn
 
 from qformer.contracts import LoupeError
 from train import states
-from train.engine import accelerator_of, interrupts, memory_used, trained_quietly
+from train.engine import (
+    Share,
+    accelerator_of,
+    interrupts,
+    memory_used,
+    share_of,
+    trained_quietly,
+)
 from train.optimisers import Average, learning_rate, optimizers_of, restore, set_rate
 from train.settings import LoopConfig
 from train.states import load_trained, trained_state
@@ -249,7 +256,8 @@ class Run:
             stack.enter_context(torch.random.fork_rng())
             if self.average is not None:
                 stack.enter_context(self.average)
-            scores = stage.evaluate()
+            # Where parameters are in shards a forward pass takes every process: all evaluate all.
+            scores = stage.evaluate(Share() if self.sharded else share_of(self.accelerator))
             self._write({"step": self.step, "scores": scores})
             self.accelerator.log(scores, step=self.step)
             told = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())

@@ -14,6 +14,7 @@ from torch import Tensor
 from adapters import lora
 from adapters.bert import start_from_bert
 from adapters.build import EMBEDDED, locate
+from adapters.chat_template import chat_prompt
 from adapters.checkpoint import (
     CONFIG,
     LORA,
@@ -64,7 +65,7 @@ def open_parts(recipe: Recipe) -> Parts:
         old, heads = load_trained(folder, kept)
     dtype = DTYPES[recipe.dtype]
     vision = open_part(VISION_ENCODERS, named["vision"], dtype)
-    if recipe.trains.vision:
+    if recipe.vision_trains:
         vision.float()
     language = None
     if named["language"] is not None:
@@ -82,6 +83,9 @@ def open_parts(recipe: Recipe) -> Parts:
         start_from_bert(bridge.qformer, recipe.start.bert, heads)
     parts = Parts(vision, language, tokenizer, bridge, named, kept, heads=heads)
     put_lora(parts, recipe, folder)
+    for part, module in (("qformer", bridge.qformer), ("vision", vision)):
+        if chosen := recipe.lora_on(part):
+            lora.attach_inside(module, chosen.rank, chosen.alpha or None, chosen.targets)
     if recipe.loop.checkpointing and language is not None:
         language.recompute()
     return parts
@@ -232,12 +236,12 @@ def put_lora(parts: Parts, recipe: Recipe, folder: Path | None) -> None:
     theirs = folder / LORA if folder is not None and parts.kept and parts.kept.lora else None
     if theirs is not None and recipe.start.language is not None:
         theirs = None  # another language model than the LoRA's
-    if recipe.lora is None:
+    chosen = recipe.lora_on("language")
+    if chosen is None:
         if theirs is not None:
             parts.lora = theirs
             lora.merge(parts.language, theirs)
         return
-    chosen = recipe.lora
     if theirs is None:
         lora.attach(parts.language, chosen.rank, chosen.alpha or None, chosen.targets)
         return
@@ -255,7 +259,7 @@ def save_parts(parts: Parts, recipe: Recipe, folder: Path, stage: Any) -> None:
     stage 2 starts from."""
     folder, kept = folder.resolve(), parts.kept
     named = {name: from_folder(part, folder) for name, part in parts.folders.items()}
-    if recipe.trains.vision:
+    if recipe.vision_trains:
         named["vision"] = dataclasses.replace(named["vision"], path="./vision", revision=None)
     heads = stage.module["stage1"] if recipe.stage == "stage1" else None
     config = CheckpointConfig(
@@ -264,19 +268,32 @@ def save_parts(parts: Parts, recipe: Recipe, folder: Path, stage: Any) -> None:
         segmenter=named["segmenter"],
         tokenizer=named["tokenizer"],
         bridge=parts.bridge.config,
-        prompt=prompt_of(recipe, kept),
+        prompt=prompt_of(recipe, kept, parts.language),
         decoding=recipe.decoding or (kept.decoding if kept else Decoding()),
         heads=heads is not None,
-        lora=recipe.lora is not None or parts.lora is not None,
+        lora=recipe.lora_on("language") is not None or parts.lora is not None,
         domain=recipe.domain,
     )
-    language = parts.lora if recipe.lora is None else parts.language
-    vision = parts.vision if recipe.trains.vision else None
-    save_checkpoint(folder, config, parts.bridge, language, heads=heads, vision=vision)
+    language = parts.language if recipe.lora_on("language") else parts.lora
+    bridge, vision = parts.bridge, parts.vision if recipe.vision_trains else None
+    if recipe.lora_on("qformer"):
+        bridge = lora.merged(bridge)
+        heads = None if heads is None else lora.merged(heads)
+    if recipe.lora_on("vision"):
+        vision = lora.merged(parts.vision)
+    save_checkpoint(folder, config, bridge, language, heads=heads, vision=vision)
 
 
-def prompt_of(recipe: Recipe, kept: CheckpointConfig | None) -> PromptConfig:
-    return recipe.prompt or (kept.prompt if kept is not None else PromptConfig())
+def prompt_of(recipe: Recipe, kept: CheckpointConfig | None, language: Any) -> PromptConfig:
+    """The words around the soft tokens: the recipe's, else those of the checkpoint it starts from.
+    A language model that is new to the bridge is asked as its own chat template has it, if any."""
+    if recipe.prompt is not None:
+        return recipe.prompt
+    before = kept.prompt if kept is not None else PromptConfig()
+    known = kept is not None and kept.language is not None and recipe.start.language is None
+    if known or language is None:
+        return before
+    return chat_prompt(language) or before
 
 
 def from_folder(part: Any, folder: Path) -> Any:

@@ -23,7 +23,7 @@ from qformer.contracts import LoupeError
 from qformer.stage1 import Stage1
 from train.config import CONFIGS
 from train.parts import DTYPES, planned_bridge, planned_parts
-from train.recipe import Recipe, read_recipe
+from train.recipe import LoraConfig, Recipe, read_recipe
 
 # name -> (GB, bf16 TFLOP/s as its maker gives them)
 GPUS = {
@@ -178,7 +178,7 @@ def plan(recipe: Recipe, devices: int = 1, lengths: Lengths = Lengths(), gpu: bo
     known = sum(config.limit for config in recipe.data) if all(
         config.limit for config in recipe.data
     ) else pictures  # fmt: skip
-    keeps = bool(recipe.cache.folder) and not recipe.trains.vision and not recipe.augment.any
+    keeps = bool(recipe.cache.folder) and not recipe.vision_trains and not recipe.augment.any
     each = vision.tokens * vision.width * (2 if recipe.cache.dtype == "bf16" else 1)
     result = Plan(
         parts,
@@ -234,7 +234,7 @@ def refuse(recipe: Recipe, found: Plan, gpu: str, lengths: Lengths) -> None:
         ),
         f"loop.batch=1 loop.accumulation={small.accumulation}": replace(recipe, loop=small),
     }
-    if recipe.lora:
+    if recipe.lora_on("language"):
         changes["quantize=nf4"] = replace(recipe, quantize="nf4", dtype="bf16")
         least = replace(small, checkpointing=True)
         changes["quantize=nf4 loop.batch=1 loop.checkpointing=true"] = replace(
@@ -250,17 +250,18 @@ def refuse(recipe: Recipe, found: Plan, gpu: str, lengths: Lengths) -> None:
 
 
 def vision_cost(recipe: Recipe, vision: BareVision, count: int) -> Cost:
-    size = sum(p.numel() for p in vision.model.parameters())
-    trained = recipe.trains.vision
+    trained = recipe.vision_trains
     vision.model.requires_grad_(trained)
     dtype = torch.float32 if trained else DTYPES[recipe.dtype]
     vision.model.to(dtype)
+    put_inside(vision.model, recipe.lora_on("vision"))
+    size, learned = sizes(vision.model)
     pixels = torch.empty(count, 3, *vision.image_size, device="meta", dtype=dtype)
     saved, flops = measured(vision.model, lambda: vision.model(pixel_values=pixels))
     times = 1 + BACKWARD["trained" if trained else "none"]
     return Cost(
-        trained=size if trained else 0,
-        frozen=0 if trained else size,
+        trained=learned,
+        frozen=size - learned,
         weights=float(size * dtype.itemsize),
         saved=saved if trained else 0.0,
         flops=flops * times,
@@ -273,7 +274,10 @@ def bridge_cost(
     stage1 = Stage1(bridge.qformer) if recipe.stage == "stage1" else None
     module: nn.Module = nn.ModuleDict({"bridge": bridge} | ({"stage1": stage1} if stage1 else {}))
     module.to("meta").requires_grad_(recipe.trains.bridge)
-    size = sum(p.numel() for p in module.parameters())
+    if chosen := recipe.lora_on("qformer"):
+        put_inside(bridge.qformer, chosen)
+        lora.train_alone(bridge.qformer)
+    size, learned = sizes(module)
     autocast = recipe.loop.autocast and gpu
     image_embeds = torch.empty(count, vision.tokens, vision.width, device="meta")
     rows, qformer = count * recipe.turns, bridge.qformer
@@ -306,22 +310,35 @@ def bridge_cost(
         logits.float().log_softmax(-1)
 
     saved, flops = measured(module, run, 0)
-    times = 1 + BACKWARD["trained" if recipe.trains.bridge else "passed"]
+    times = 1 + BACKWARD["trained" if learned else "passed"]
     return Cost(
-        trained=size if recipe.trains.bridge else 0,
-        frozen=0 if recipe.trains.bridge else size,
+        trained=learned,
+        frozen=size - learned,
         weights=4.0 * size + (2.0 * size if autocast else 0.0),  # autocast keeps a half copy
         saved=saved * (0.5 if autocast else 1.0),
         flops=flops * times,
     )
 
 
+def sizes(module: nn.Module) -> tuple[int, int]:
+    """Parameters of a module: all, and those that learn."""
+    own = [*module.parameters()]
+    return sum(p.numel() for p in own), sum(p.numel() for p in own if p.requires_grad)
+
+
+def put_inside(module: nn.Module, chosen: LoraConfig | None) -> None:
+    if chosen is not None:
+        lora.attach_inside(module, chosen.rank, chosen.alpha or None, chosen.targets)
+        module.to("meta")
+
+
 def with_lora(language: Any, recipe: Recipe) -> Any:
-    if recipe.lora is None:
+    chosen = recipe.lora_on("language")
+    if chosen is None:
         return language
     holder = nn.Module()
     holder.model = language
-    lora.attach(holder, recipe.lora.rank, recipe.lora.alpha or None, recipe.lora.targets)
+    lora.attach(holder, chosen.rank, chosen.alpha or None, chosen.targets)
     return holder.model
 
 

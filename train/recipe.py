@@ -43,14 +43,19 @@ class StartConfig:
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """LoRA on the language model (rsLoRA, arXiv 2312.03732). alpha: 0 for 2 * rank. targets: names
-    of its layers, by default all linear ones but the head."""
+    """LoRA (rsLoRA, arXiv 2312.03732). alpha: 0 for 2 * rank. targets: names of layers, by default
+    all linear ones but the language model's head. where: the parts that get one. The language
+    model's is kept beside it; those of the Q-Former, whose own weights then rest, and of the vision
+    encoder are added to the weights that the checkpoint holds."""
 
     rank: int = 16
     alpha: int = 0
     targets: tuple[str, ...] = ()
+    where: tuple[Literal["language", "qformer", "vision"], ...] = ("language",)
 
     def __post_init__(self) -> None:
+        if not self.where:
+            raise LoupeError("lora.where names no part: leave out [lora] for none")
         if self.rank < 1:
             raise LoupeError(f"lora.rank={self.rank} must be at least 1; leave out [lora] for none")
 
@@ -110,11 +115,15 @@ class Recipe:
                 f"evaluate_every={self.loop.evaluate_every} needs data to evaluate on: add a "
                 "[[validate]] table, or set loop.evaluate_every=0"
             )
-        if self.stage == "stage1" and self.lora:
-            raise LoupeError("stage1 has no language model: leave out [lora]")
+        if self.stage == "stage1" and self.lora_on("language"):
+            raise LoupeError(
+                'stage1 has no language model: leave out [lora], or set lora.where=["qformer"]'
+            )
+        if self.trains.vision and self.lora_on("vision"):
+            raise LoupeError("trains.vision=true trains all of it: leave it out of lora.where")
         if self.momentum and self.stage != "stage1":
             raise LoupeError(f"[momentum] teaches stage1, and this is {self.stage}: leave it out")
-        if self.quantize and not self.lora:
+        if self.quantize and not self.lora_on("language"):
             raise LoupeError(f"quantize={self.quantize} trains a LoRA on top: add [lora]")
         if self.stage == "stage1" and self.loop.batch * self.turns < 2:
             raise LoupeError(
@@ -123,6 +132,14 @@ class Recipe:
             )
         if not (self.trains.bridge or self.trains.vision or self.lora):
             raise LoupeError("nothing is trained: set trains.bridge=true or add [lora]")
+
+    def lora_on(self, part: str) -> LoraConfig | None:
+        return self.lora if self.lora and part in self.lora.where else None
+
+    @property
+    def vision_trains(self) -> bool:
+        """All of the encoder or a LoRA on it: then it runs at every step, and is saved."""
+        return self.trains.vision or self.lora_on("vision") is not None
 
 
 def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:

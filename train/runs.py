@@ -10,17 +10,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from adapters import lora
 from qformer.assistant import Assistant, AssistantConfig
 from qformer.contracts import Decoding, LoupeError
 from train.asks import Wording
 from train.data.draw import Drawn, Listed, open_mixture
 from train.data.readers import read
 from train.data.sample import Picture, Sample, Tally, Turn
+from train.engine import Share
 from train.features import Sight
 from train.page import Shown, mark, write_page
 from train.parts import open_parts, prompt_of, save_parts
 from train.recipe import Recipe
 from train.stages import AnswerStage, SampleStage, TextStage, caption_of
+
+WHOLE = Share()  # of one process alone
 
 
 def captions_only(sample: Sample) -> Sample | None:
@@ -54,7 +58,7 @@ class Training:
                     held_out.add(picture.digest())
         if recipe.validate and not self.valid:
             raise LoupeError("[[validate]] holds nothing this stage can be evaluated on")
-        sight = Sight(self.parts.vision, recipe.cache, recipe.augment, recipe.trains.vision)
+        sight = Sight(self.parts.vision, recipe.cache, recipe.augment, recipe.vision_trains)
         if sight.cache is None and recipe.cache.folder:
             why = "augmentation changes them" if recipe.augment.any else "the encoder trains"
             say(f"features are not cached: {why}")
@@ -77,24 +81,26 @@ class Training:
             if "momentum" in stage.module:  # the teacher starts as the student does
                 stage.module["momentum"].follow(stage.student, at_once=True)
             return stage
-        wording = Wording(
-            prompt_of(recipe, parts.kept), parts.bridge.config, parts.language, parts.tokenizer
-        )
+        prompt = prompt_of(recipe, parts.kept, parts.language)
+        wording = Wording(prompt, parts.bridge.config, parts.language, parts.tokenizer)
         return AnswerStage(
             parts.bridge, parts.language, wording, mixture, sight, self.tally, count, turns
         )
 
     def _choose_what_trains(self) -> None:
-        self.parts.bridge.requires_grad_(self.recipe.trains.bridge)
-        if self.recipe.trains.vision:
-            self.parts.vision.requires_grad_(True)
+        parts, recipe = self.parts, self.recipe
+        parts.bridge.requires_grad_(recipe.trains.bridge)
+        if recipe.lora_on("qformer"):
+            lora.train_alone(parts.bridge.qformer)
+        if recipe.trains.vision:
+            parts.vision.requires_grad_(True)
 
     # ---- evaluation ----------------------------------------------------------------------------
 
-    def _batches(self) -> Iterator[tuple[list, list]]:
+    def _batches(self, share: Share) -> Iterator[tuple[list, list]]:
         """(seen, prepared) of the validation pictures, some at a time."""
         stage = self.stage
-        for start in range(0, len(self.valid), stage.count):
+        for start in range(share.rank * stage.count, len(self.valid), share.world * stage.count):
             ready = [stage.ready(one, None) for one in self.valid[start : start + stage.count]]
             good = [one for one in ready if one is not None]
             if good:
@@ -102,34 +108,40 @@ class Training:
                 stage.sight.encode(seen)
                 yield seen, [prepared for _, prepared in good]
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self, share: Share = WHOLE) -> dict[str, float]:
         """Of answers: the share whose every token is the likeliest after the right ones before it,
         so that greedy decoding writes exactly them, and the loss. Of texts: the losses."""
-        totals: dict[str, float] = {}
-        weight = 0
-        for seen, prepared in self._batches():
-            if isinstance(self.stage, AnswerStage):
-                logits, answers = self.stage.logits(self.stage.ask(seen, prepared))
-                right = [
-                    bool((row.argmax(-1) == answer).all())
-                    for row, answer in zip(logits, answers, strict=True)
-                ]
-                scores = {"right": sum(right), "loss": cross_entropy(logits, answers)}
-                weight += len(right)
-            else:
-                batch = self.stage.match(seen, prepared)
-                if len(set(batch["same"].tolist())) < 2:
-                    continue  # nothing to contrast
-                losses = {n: float(v.detach()) for n, v in self.stage.losses(batch).items()}
-                scores = {
-                    n: v * len(seen) for n, v in ({"score": -sum(losses.values())} | losses).items()
-                }
-                weight += len(seen)
-            for name, value in scores.items():
-                totals[name] = totals.get(name, 0.0) + value
+        answers = isinstance(self.stage, AnswerStage)
+        names = ("right", "loss") if answers else ("itc", "itm", "itg")
+        score = self._score_answers if answers else self._score_texts
+        weight, totals = 0.0, dict.fromkeys(names, 0.0)
+        for seen, prepared in self._batches(share):
+            count, sums = score(seen, prepared)
+            weight += count
+            for name in names if count else ():
+                totals[name] += sums[name]
+        weight, *sums_of_all = share.total([weight, *totals.values()])
         if not weight:
             raise LoupeError("no validation picture can be used: `loupe data check` says why")
-        return {name: value / weight for name, value in totals.items()}
+        means = {n: total / weight for n, total in zip(names, sums_of_all, strict=True)}
+        return means if answers else {"score": -sum(means.values())} | means
+
+    def _score_answers(self, seen: list, prepared: list) -> tuple[int, dict[str, float]]:
+        """How many answers, and the sums over them."""
+        logits, answers = self.stage.logits(self.stage.ask(seen, prepared))
+        right = [
+            bool((row.argmax(-1) == answer).all())
+            for row, answer in zip(logits, answers, strict=True)
+        ]
+        return len(right), {"right": sum(right), "loss": cross_entropy(logits, answers)}
+
+    def _score_texts(self, seen: list, prepared: list) -> tuple[int, dict[str, float]]:
+        """How many pictures, and the sums over them."""
+        batch = self.stage.match(seen, prepared)
+        if len(set(batch["same"].tolist())) < 2:
+            return 0, {}  # nothing to contrast
+        losses = self.stage.losses(batch)
+        return len(seen), {n: float(v.detach()) * len(seen) for n, v in losses.items()}
 
     def show(self, folder: Path, step: int) -> None:
         """A page of answers to validation questions, as the chat would give them."""
@@ -147,7 +159,7 @@ class Training:
         """The parts as they are now, to ask."""
         parts, kept = self.parts, self.parts.kept
         decoding = self.recipe.decoding or (kept.decoding if kept else Decoding())
-        config = AssistantConfig(prompt_of(self.recipe, kept), decoding)
+        config = AssistantConfig(prompt_of(self.recipe, kept, parts.language), decoding)
         return Assistant(parts.vision, parts.bridge, parts.language, None, config, parts.tokenizer)
 
     @torch.no_grad()

@@ -7,26 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from adapters import lavis_vision as names
 from adapters.checkpoint import check_weights
 from adapters.config import CheckpointConfig, PartConfig, TokenizerConfig
-from adapters.convert import vision_names as names
-from adapters.convert.model import Loose, Model, Report, vision_of
-from adapters.folder import is_folder, listed, read_settings
-from adapters.lavis import FROZEN, VISION_KINDS, read_weights, shape_of, stop_of
+from adapters.convert.model import Model, Report, vision_of
+from adapters.folder import is_folder, read_settings
+from adapters.lavis import hold, shape_of, stop_of, vision_kind
+from adapters.lavis_vision import loose_vision
 from adapters.published import PRESETS, bert_tokenizer, prompt_of
 from adapters.weights import Source
 from qformer.contracts import CheckpointError
-from qformer.convert import from_lavis, to_lavis
-
-HEADS = {1408: 16}  # EVA-g's attention heads are 88 wide; others' 64
-PREPROCESSOR = {  # CLIP's
-    "image_processor_type": "BlipImageProcessor",
-    "image_mean": [0.48145466, 0.4578275, 0.40821073],
-    "image_std": [0.26862954, 0.26130258, 0.27577711],
-    "resample": 3,
-}
+from qformer.convert import to_lavis
 
 
 def read(
@@ -39,38 +31,22 @@ def read(
     """vision: not needed where the file holds the vision encoder, as fine-tuned ones do; named all
     the same, it tells its settings. language: for a file of stage 2. tokenizer: BERT's, for a file
     with the Q-Former's text side. num_heads: see adapters.lavis.open_lavis."""
-    theirs = read_weights(file)
-    ours, homeless = from_lavis(theirs)
-    visual = {
-        name.removeprefix(names.PREFIX): theirs[name]
-        for name in homeless
-        if name.startswith(names.PREFIX)
-    }
-    homeless = [name for name in homeless if not name.startswith(names.PREFIX)]
-    odd = [name for name in homeless if not name.startswith(FROZEN)]
-    if odd:
-        raise CheckpointError(f"{file} holds {len(odd)} weights Loupe does not know: {listed(odd)}")
-    speaks, reads = "language_projection.weight" in ours, "qformer.word_embeddings.weight" in ours
-    for needed, given, what, option in (
-        (not visual, vision, "the vision encoder", "--vision"),
-        (speaks, language, "the language model", "--language"),
-        (reads, tokenizer, "the tokenizer of the Q-Former (BERT's)", "--tokenizer"),
-    ):
-        if needed and given is None:
-            raise CheckpointError(f"{file} does not hold {what}: name it ({option})")
+    held = hold(file)
+    held.require(vision, language, tokenizer)
+    ours, speaks = held.ours, "language_projection.weight" in held.ours
+    reads = "qformer.word_embeddings.weight" in ours
     words = bert_tokenizer(tokenizer) if reads and tokenizer is not None else None
     shape = shape_of(ours, words, num_heads)
     heads = "itm_head.weight" in ours
     check_weights(shape, ours, f"{file} is incomplete", heads=heads)
     loose = None
-    if visual:
-        loose = loose_vision(file, visual, vision)
+    if held.visual:
+        loose = loose_vision(file, held.visual, vision)
         kind = "eva" if loose.config["model_type"] == "blip_2_vision_model" else "clip-trimmed"
         seen = PartConfig(kind, "vision")
     else:
         assert vision is not None  # asked above
-        model_type = read_settings(vision, "config.json").get("model_type", "")
-        seen = PartConfig(VISION_KINDS.get(model_type, "hf"), placed(vision))
+        seen = PartConfig(vision_kind(vision), placed(vision))
     spoken, decodes = None, True
     if speaks and language is not None:
         settings = read_settings(language, "config.json")
@@ -86,47 +62,12 @@ def read(
         decoding=PRESETS["chat"],
         heads=heads,
     )
-    return Model(config, ours, loose, tuple(homeless))
+    return Model(config, ours, loose, held.homeless)
 
 
 def placed(source: Source) -> str:
     """A folder as an absolute path; a hub id as it is."""
     return str(Path(source).resolve()) if is_folder(source) else str(source)
-
-
-def loose_vision(file: Path, visual: dict[str, Tensor], vision: Source | None) -> Loose:
-    """The vision encoder in a .pth, by its class's names, with the settings that `vision` or the
-    shapes tell."""
-    is_eva = "pos_embed" in visual
-    convert = names.eva_from_lavis if is_eva else names.clip_from_lavis
-    weights, homeless = convert(visual)
-    if homeless:
-        raise CheckpointError(
-            f"{file} has a vision encoder of another kind, with {len(homeless)} weights Loupe does "
-            f"not know: {listed(homeless)}"
-        )
-    width, _, patch, _ = weights["embeddings.patch_embedding.weight"].shape
-    position = "embeddings.position_embedding" + ("" if is_eva else ".weight")
-    side = round((weights[position].shape[-2] - 1) ** 0.5) * patch
-    config = {
-        "architectures": ["Blip2VisionModel" if is_eva else "CLIPVisionModel"],
-        "model_type": "blip_2_vision_model" if is_eva else "clip_vision_model",
-        "hidden_size": width,
-        "intermediate_size": len(weights["encoder.layers.0.mlp.fc1.weight"]),
-        "num_hidden_layers": sum(name.endswith("layer_norm1.weight") for name in weights),
-        "num_attention_heads": HEADS.get(width, max(1, width // 64)),
-        "image_size": side,
-        "patch_size": patch,
-        "hidden_act": "gelu" if is_eva else "quick_gelu",
-        "layer_norm_eps": 1e-6 if is_eva else 1e-5,
-    }
-    if vision is not None:  # it knows what leaves no trace in the shapes
-        named = read_settings(vision, "config.json")
-        named = named.get("vision_config", named)
-        kept = ("num_attention_heads", "hidden_act", "layer_norm_eps")
-        config |= {key: named[key] for key in kept if key in named}
-        return Loose(weights, config, read_settings(vision, "preprocessor_config.json"))
-    return Loose(weights, config, PREPROCESSOR | {"size": {"height": side, "width": side}})
 
 
 def write(model: Model, target: Path) -> Report:

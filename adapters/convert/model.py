@@ -11,20 +11,12 @@ from torch import Tensor
 
 from adapters.config import CheckpointConfig
 from adapters.folder import WHOLE, open_model, read_settings
+from adapters.lavis_vision import Loose
 from adapters.tokenizer import open_tokenizer
 from adapters.weights import Source, WeightFiles
 
 # settings beside a model's weights, by file name
 Files = Mapping[str, Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Loose:
-    """A frozen part whose weights came without a folder of their own."""
-
-    weights: dict[str, Tensor]  # by the names of its Hugging Face class
-    config: dict[str, Any]  # its config.json
-    preprocessor: dict[str, Any]
 
 
 @dataclass(frozen=True)

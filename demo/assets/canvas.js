@@ -84,6 +84,15 @@ function lost(message) {
   pump();
 }
 
+// The session's key, so that this tab finds it again when it is reloaded.
+function hold(key) {
+  try {
+    sessionStorage.setItem('loupe-key', key);
+  } catch {
+    // storage is off: reloading starts anew
+  }
+}
+
 function say(message, isError) {
   const note = find('.lc-note');
   note.textContent = message || '';
@@ -94,6 +103,7 @@ watch('value', () => receive(props.value));
 
 function receive(next) {
   if (!next) return;
+  if (next.key) hold(next.key);
   const finish = () => {
     const operation = inFlight && next.ack === inFlight.id ? inFlight : null;
     if (operation) settle();

@@ -26,10 +26,10 @@ function show() {
 
 function list({ models, segmenters }) {
   const gigabytes = (bytes) => (bytes / 1e9).toFixed(bytes < 1e9 ? 2 : 1) + ' GB';
-  dialog.querySelector('.lh-list').replaceChildren(...models.map((one, place) => {
+  dialog.querySelector('.lh-list').replaceChildren(...models.map((one) => {
     const row = make('label', 'lh-model');
     const radio = make('input');
-    Object.assign(radio, { type: 'radio', name: 'model', value: one.model, checked: place === 0 });
+    Object.assign(radio, { type: 'radio', name: 'model', value: one.model });
     const told = make('span');
     told.append(make('b', '', one.model.split('/').pop()), make('small', '', one.suits + ' · ' + one.licence));
     row.append(radio, told, make('span', 'lh-memory', gigabytes(one.memory)));
@@ -42,9 +42,17 @@ function list({ models, segmenters }) {
     option.value = one.model;
     return option;
   }));
+  mark();
+}
+
+// What runs now, in the list.
+function mark() {
+  for (const radio of dialog.querySelectorAll('input')) radio.checked = radio.value === props.value?.model;
+  dialog.querySelector('select').value = props.value?.segmenter || '';
 }
 
 choose.onclick = () => {
+  mark();
   dialog.showModal();
   if (!dialog.querySelector('.lh-model')) trigger('model', { op: 'list' });
 };

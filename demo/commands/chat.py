@@ -86,12 +86,11 @@ def chooser_of(args: argparse.Namespace) -> Chooser:
         named = {"model": model, "segmenter": segmenter, "vision": None, "language": None}
         return common.assistant_of(argparse.Namespace(**{**vars(args), **named}))
 
-    return Chooser(build, memory)
+    return Chooser(build, memory, args.model, args.segmenter)
 
 
 def launcher():
     """demo.serve.server.launch. Raises LoupeError where gradio is not installed."""
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     try:
         from demo.serve.server import launch
     except ModuleNotFoundError as error:

@@ -29,9 +29,11 @@ def arguments(command: argparse.ArgumentParser) -> None:
         " of a published BLIP-2 or InstructBLIP, or a Loupe checkpoint",
     )
     command.add_argument("target", metavar="DST", help="a new folder, or a new .pth")
-    command.add_argument("--to", choices=["loupe", "hf", "lavis"], required=True)
+    command.add_argument("--to", choices=["loupe", "hf", "lavis"], required=True, help="a Loupe"
+                         " checkpoint, a folder for transformers, or a .pth")  # fmt: skip
     group = command.add_argument_group("for a LAVIS .pth: what it does not hold itself")
-    group.add_argument("--vision", metavar="V", help="its vision encoder's folder or hub id")
+    group.add_argument("--vision", metavar="V", help="its vision encoder's folder or hub id"
+                       " (those tuned on COCO hold it)")  # fmt: skip
     group.add_argument("--language", metavar="L", help="its language model's, for one of stage 2")
     group.add_argument("--tokenizer", metavar="T", help="its Q-Former's (bert-base-uncased), for"
                        " one of stage 1 and for InstructBLIP's")  # fmt: skip

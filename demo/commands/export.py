@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def run_prompt(args: argparse.Namespace) -> int:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     from adapters.images import load_image
@@ -54,6 +55,8 @@ def run_prompt(args: argparse.Namespace) -> int:
     file = Path(args.target)
     if file.suffix != ".safetensors":
         raise LoupeError(f"{file} is to be a file: let its name end in .safetensors")
+    if not file.parent.is_dir():
+        raise LoupeError(f"there is no folder {file.parent}: make it first")
     picture, question = args.prompt_embeds
     view = common.assistant_of(args).encode(load_image(picture))
     regions = [batch.region(view, wanted, n) for n, wanted in enumerate(args.regions, 1)]
@@ -61,8 +64,8 @@ def run_prompt(args: argparse.Namespace) -> int:
     embeds = embeds.cpu().contiguous()
     try:
         save_file({"prompt_embeds": embeds}, file)
-    except OSError as error:
-        raise LoupeError(f"cannot write {file}: {error.strerror}") from None
+    except (OSError, SafetensorError) as error:
+        raise LoupeError(f"cannot write {file}: {error}") from None
     if args.json:
         common.print_json({
             "target": str(file), "sequence": embeds.shape[0], "hidden": embeds.shape[1],

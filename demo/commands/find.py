@@ -11,7 +11,7 @@ from demo.commands import common
 
 SAYS = "find what fits some words, as regions of a picture"
 EXAMPLES = """The segmenter proposes areas. A Blip2ForImageTextRetrieval compares each with the
-words; a model that answers tells how well they name it, and a score below 0 then says that they fit
+words. A model that answers tells how well they name it; a score below 0 then says that they fit
 the picture as a whole better.
 
 examples:

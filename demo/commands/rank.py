@@ -11,9 +11,14 @@ from demo.arguments import dtype_of
 from demo.commands import common
 
 SAYS = "order pictures by how well they fit a text"
-EXAMPLES = """examples:
+EXAMPLES = """Contrast picks the best 128 pictures and matching orders them, as in BLIP-2. Pictures
+are read one by one; only those picked are remembered.
+
+examples:
   loupe rank photos/*.jpg --text "a dog on a beach"
-  loupe rank photos/*.jpg --text "a dog on a beach" --model FOLDER --top 5 --json"""
+  loupe rank photos/*.jpg --text "a dog on a beach" --model FOLDER --top 5 --json
+  loupe rank photos/*.jpg --text "a dog on a beach" --model blip2_pretrained.pth \\
+      --vision Salesforce/blip2-itm-vit-g --tokenizer bert-base-uncased"""
 
 
 def arguments(command: argparse.ArgumentParser) -> None:
@@ -21,9 +26,11 @@ def arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--text", metavar="T", required=True, help="what to look for")
     command.add_argument("--top", metavar="N", type=int, default=20, help="how many (%(default)s)")
     command.add_argument("--model", metavar="M", default="Salesforce/blip2-itm-vit-g",
-                          help="a Blip2ForImageTextRetrieval (%(default)s)")  # fmt: skip
-    command.add_argument("--vision", metavar="V", help="for a LAVIS .pth: its vision encoder's"
-                         " folder or hub id")  # fmt: skip
+                          help="the folder or hub id of a"
+                         " Blip2ForImageTextRetrieval, a LAVIS .pth of stage 1, or a Loupe"
+                         " checkpoint with stage 1's heads (%(default)s)")  # fmt: skip
+    command.add_argument("--vision", metavar="V", help="for a LAVIS .pth without its vision"
+                         " encoder: that one's folder or hub id")  # fmt: skip
     command.add_argument("--tokenizer", metavar="T", help="... and its tokenizer's"
                          " (bert-base-uncased)")  # fmt: skip
     command.add_argument("--device", default="cpu", help="cpu, cuda, mps (%(default)s)")

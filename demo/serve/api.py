@@ -142,9 +142,14 @@ async def _gone(request: Request) -> None:
 class Api:
     """The endpoints, over the doors."""
 
-    def __init__(self, doors: Doors, desk: Desk, model: str, metrics: Metrics):
-        self.doors, self.desk, self.model, self.metrics = doors, desk, model, metrics
+    def __init__(self, doors: Doors, desk: Desk, named: Callable[[], str], metrics: Metrics):
+        self.doors, self.desk, self.named, self.metrics = doors, desk, named, metrics
         self._created = int(time.time())
+
+    @property
+    def model(self) -> str:
+        """Its name, which changes when a visitor chooses another."""
+        return self.named()
 
     async def models(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [self._model()]})

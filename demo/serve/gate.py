@@ -142,6 +142,7 @@ class Gate:
         seen = {"status": 500}
         headers = Headers(scope=scope)
         visitor, new = _visitor(headers)
+        scope["loupe.visitor"] = "" if new else visitor
 
         async def answer(message: dict) -> None:
             if message["type"] == "http.response.start":

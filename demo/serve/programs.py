@@ -16,10 +16,15 @@ class Programs:
     """Endpoints by name: models, retrieve, complete, tool."""
 
     def __init__(
-        self, ready: Callable[[], Assistant | None], limits: Limits, metrics: Metrics, model: str
+        self,
+        ready: Callable[[], Assistant | None],
+        limits: Limits,
+        metrics: Metrics,
+        named: Callable[[], str],
     ):
+        """ready: the assistant, or None while there is none. named: what programs call it."""
         self.doors, self.desk = Doors(ready, limits), Desk(limits, metrics)
-        api = Api(self.doors, self.desk, model, metrics)
+        api = Api(self.doors, self.desk, named, metrics)
         self.models, self.retrieve, self.complete = api.models, api.retrieve, api.complete
         self.tool = Tools(self.doors, self.desk).answer
         for name, says, read in (

@@ -125,7 +125,7 @@ def launch(
     limits, metrics = limits or Limits(), Metrics()
     listening = listen(host, port)
     model = Model(build, metrics, title, chooser, saves, limits.sessions)
-    doors = Late(model.loader, limits, metrics, slug(title))
+    doors = Late(model.loader, limits, metrics)
     with one_app():
         blocks = build_page(model.chat, title)
         add_calls(blocks, doors.calls, limits.answers)
@@ -201,8 +201,8 @@ class Model:
 class Late:
     """What programs call. Made once the model is there: the page does not wait for its imports."""
 
-    def __init__(self, loader: Loader, limits: Limits, metrics: Metrics, model: str):
-        self.loader, self.limits, self.metrics, self.model = loader, limits, metrics, model
+    def __init__(self, loader: Loader, limits: Limits, metrics: Metrics):
+        self.loader, self.limits, self.metrics = loader, limits, metrics
         self._made: Programs | None = None
         self._lock = threading.Lock()
 
@@ -216,8 +216,11 @@ class Late:
             if self._made is None:
                 from demo.serve.programs import Programs
 
-                self._made = Programs(self.loader.ready, self.limits, self.metrics, self.model)
+                self._made = Programs(self.loader.ready, self.limits, self.metrics, self._named)
         return self._made
+
+    def _named(self) -> str:
+        return slug(self.loader.title)
 
     def calls(self) -> Any:
         return self.programs().doors

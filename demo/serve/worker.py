@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from functools import wraps
+from functools import update_wrapper
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ class Worker:
         self._quick: deque[tuple[Future, Callable, str]] = deque()
         self._steady: deque[tuple[Future, Callable, str]] = deque()
         self._there = threading.Condition()
-        self._taken: list[tuple[Any, str, Any]] = []
+        self._taken: list[tuple[Any, str, Turn]] = []
         self._in_a_row = 0
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="loupe-model", daemon=True)
@@ -59,14 +59,9 @@ class Worker:
 
     def take(self, owner: Any, name: str, part: str) -> None:
         """From now on this worker makes the calls of owner's method `name`."""
-        before, call = vars(owner).get(name), getattr(owner, name)
-
-        @wraps(call)
-        def in_turn(*args: Any, **named: Any) -> Any:
-            return self.run(lambda: call(*args, **named), part, part in QUICK)
-
-        setattr(owner, name, in_turn)
-        self._taken.append((owner, name, before))
+        turn = Turn(self, getattr(owner, name), part, own=name in vars(owner))
+        setattr(owner, name, turn)
+        self._taken.append((owner, name, turn))
 
     def close(self) -> None:
         """End after the call in progress and give the methods back; calls that wait fail."""
@@ -75,10 +70,8 @@ class Worker:
             self._there.notify()
         self._thread.join(timeout=5)
         while self._taken:
-            owner, name, before = self._taken.pop()
-            delattr(owner, name)
-            if before is not None:
-                setattr(owner, name, before)
+            owner, name, turn = self._taken.pop()
+            turn.give_back(owner, name)
 
     def _next(self) -> tuple[Future, Callable, str] | None:
         with self._there:
@@ -106,6 +99,33 @@ class Worker:
                 future.set_exception(error)
             self._observe(part, time.perf_counter() - start)
             del turn, future, call  # nothing is kept alive while there is nothing to do
+
+
+class Turn:
+    """A method whose calls a worker makes. own: it stood in the object, not in its class."""
+
+    def __init__(self, worker: Worker, call: Callable, part: str, own: bool):
+        self.worker, self.call, self.part, self.own = worker, call, part, own
+        update_wrapper(self, call)
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        quick = self.part in QUICK
+        return self.worker.run(lambda: self.call(*args, **named), self.part, quick)
+
+    def give_back(self, owner: Any, name: str) -> None:
+        """Leave the method as if it had never been taken, even where another worker took it since:
+        on an assistant that several servers share, the first may close first."""
+        outer = vars(owner).get(name)
+        if outer is self:
+            if self.own:
+                setattr(owner, name, self.call)
+            else:
+                delattr(owner, name)
+            return
+        while isinstance(outer, Turn) and outer.call is not self:
+            outer = outer.call
+        if isinstance(outer, Turn):
+            outer.call, outer.own = self.call, self.own
 
 
 def take_turns(assistant: Assistant, worker: Worker) -> Assistant:

@@ -246,6 +246,18 @@ def test_a_session_is_saved_and_loaded_again(visitor, tmp_path):
     assert visitor.answers()[0].split() == answer.split()
 
 
+def test_a_reloaded_page_goes_on_where_it_was(visitor):
+    visitor.click(0.5, 0.5)
+    said = visitor.ask("what is this?")
+    visitor.page.reload()
+    visitor.page.wait_for_selector(".lc[data-state=ready]")
+    assert visitor.chips() == ["region 1"]
+    assert visitor.answers() == [said]
+    visitor.operations = 0
+    visitor.click(0.2, 0.2)
+    assert visitor.chips() == ["region 1", "region 2"]
+
+
 @pytest.mark.parametrize("width", [390, 1280, 3840])
 def test_nothing_is_cut_off_at_any_width(visit, tiny_assistant, noise, width):
     visitor = visit(lambda: tiny_assistant, width=width, height=844)

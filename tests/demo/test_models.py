@@ -58,6 +58,7 @@ def test_another_model_is_chosen_while_the_old_one_answers(tiny_assistant, image
     wanted = {"op": "choose", "model": "Salesforce/blip2-opt-2.7b", "segmenter": None}
     states = chat.model(wanted)
     shown = next(states)
+    assert shown["model"] == "embedded"  # what the list marks
     assert (shown["state"], shown["text"]) == ("loading", "loading Salesforce/blip2-opt-2.7b")
     assert "is being read" in next(chat.model(wanted))["note"]
     assert visitor.session.picture().view.assistant is tiny_assistant
@@ -65,6 +66,7 @@ def test_another_model_is_chosen_while_the_old_one_answers(tiny_assistant, image
     gate.set()
     *_, shown = states
     assert (shown["state"], shown["text"], shown["note"]) == ("ready", "blip2-opt-2.7b", "")
+    assert (shown["model"], shown["segmenter"]) == (wanted["model"], None)
     assert visitor.session.picture().view.assistant is second
     *_, shown = chat.model({"op": "choose", "model": "embedded", "segmenter": None})
     assert (shown["state"], shown["note"]) == ("ready", "too little memory: nf4 would fit")

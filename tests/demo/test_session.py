@@ -6,7 +6,7 @@ import torch
 from inside import answered, entries, regions
 
 from demo.picture import Settings
-from demo.session import MAX_PICTURES, Session, Sessions, TokenBucket
+from demo.session import MAX_PICTURES, Session, TokenBucket
 from qformer.contracts import (
     ImageError,
     LoupeError,
@@ -205,6 +205,24 @@ def test_a_failing_model_keeps_the_chat(session, tiny_assistant, monkeypatch, ca
     assert entries(session)[-1].state == "done"
 
 
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 8 bytes")],
+    ids=["python", "torch"],
+)
+def test_memory_that_runs_out_in_an_answer_says_what_would_fit(
+    session, tiny_assistant, monkeypatch, caplog, error
+):
+    def broken(*args, **kwargs):
+        raise error
+        yield
+
+    monkeypatch.setattr(type(tiny_assistant.language), "generate", broken)
+    answered(session)
+    assert entries(session)[-1].state == "failed"
+    assert "--quantize nf4" in entries(session)[-1].text
+
+
 def test_restarting_keeps_the_regions(session):
     regions(session).click(10, 10)
     answered(session)
@@ -324,19 +342,6 @@ def test_clicks_from_many_threads_are_all_taken(session):
     for thread in threads:
         thread.join()
     assert sorted(regions(session).marks) == list(range(1, 9))
-
-
-def test_the_store_is_bounded_and_forgets_the_longest_unseen(tiny_assistant):
-    store = Sessions(lambda: tiny_assistant, capacity=2)
-    first, second = store.get("a"), store.get("b")
-    assert store.get("a") is first
-    store.get("c")
-    assert len(store) == 2
-    assert store.get("a") is first
-    assert store.get("b") is not second
-    store.drop("a")
-    store.drop("never there")
-    assert len(store) == 1
 
 
 def test_the_bucket_allows_a_burst_and_then_a_rate():

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from test_golden_stage1 import GOLDEN
 from whole import QUERIES, QUESTION, bert, make
 
+from adapters import lavis_vision
 from adapters.build import build, build_ranker
-from adapters.convert import convert, vision_names
+from adapters.convert import convert
 from demo import cli
 from qformer.contracts import CheckpointError, Decoding
 
@@ -192,11 +193,58 @@ def test_an_exported_folder_opens_in_transformers_and_answers_the_same(kind, tmp
 
 def test_clips_names_lead_there_and_back(tiny_folder):
     weights = load_file(tiny_folder("clip_trimmed") / "model.safetensors")
-    theirs, homeless = vision_names.clip_to_lavis(weights)
+    theirs, homeless = lavis_vision.clip_to_lavis(weights)
     assert homeless == []
     assert theirs["transformer.resblocks.1.attn.in_proj_weight"].shape == (72, 24)
-    same(vision_names.clip_from_lavis(theirs)[0], weights)
-    assert vision_names.clip_from_lavis({"stray": torch.ones(1)}) == ({}, ["stray"])
+    same(lavis_vision.clip_from_lavis(theirs)[0], weights)
+    assert lavis_vision.clip_from_lavis({"stray": torch.ones(1)}) == ({}, ["stray"])
+
+
+class LavisClip(torch.nn.Module):
+    """CLIP's vision encoder with the weights' names of LAVIS' clip_vit.py, without its last block
+    and norm: 2 blocks, 24 wide, 4 patches."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(3, 24, 14, 14, bias=False)
+        self.class_embedding = torch.nn.Parameter(torch.randn(24))
+        self.positional_embedding = torch.nn.Parameter(torch.randn(5, 24))
+        self.ln_pre = torch.nn.LayerNorm(24)
+        self.transformer = torch.nn.Module()
+        self.transformer.resblocks = torch.nn.ModuleList(self.block() for _ in range(2))
+
+    @staticmethod
+    def block():
+        block = torch.nn.Module()
+        block.attn = torch.nn.MultiheadAttention(24, 3, batch_first=True)
+        block.ln_1, block.ln_2 = torch.nn.LayerNorm(24), torch.nn.LayerNorm(24)
+        block.mlp = torch.nn.Module()
+        block.mlp.c_fc, block.mlp.c_proj = torch.nn.Linear(24, 96), torch.nn.Linear(96, 24)
+        torch.nn.init.normal_(block.attn.in_proj_bias)
+        return block
+
+    def forward(self, pixel_values):
+        patches = self.conv1(pixel_values).flatten(2).mT
+        first = self.class_embedding.expand(len(patches), 1, -1)
+        states = self.ln_pre(torch.cat([first, patches], 1) + self.positional_embedding)
+        for block in self.transformer.resblocks:
+            read = block.ln_1(states)
+            states = states + block.attn(read, read, read, need_weights=False)[0]
+            wide = block.mlp.c_fc(block.ln_2(states))
+            states = states + block.mlp.c_proj(wide * torch.sigmoid(1.702 * wide))
+        return states
+
+
+def test_a_clip_in_a_lavis_file_reads_as_lavis_has_it_read(tmp_path):
+    torch.manual_seed(2)
+    theirs = LavisClip().eval()
+    loose = lavis_vision.loose_vision(tmp_path / "vit_l.pth", theirs.state_dict(), None)
+    assert loose.config["image_size"] == 28
+    loose.config["num_attention_heads"] = 3  # those of the real one are 64 wide
+    ours = lavis_vision.open_loose(loose, tmp_path / "vit_l.pth", torch.float32)
+    pixel_values = torch.randn(2, 3, 28, 28)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.encode(pixel_values), theirs(pixel_values))
 
 
 def test_a_vit_l_file_keeps_its_clip(stage1, words, tiny_folder, tmp_path):
@@ -204,7 +252,7 @@ def test_a_vit_l_file_keeps_its_clip(stage1, words, tiny_folder, tmp_path):
     weights = torch.load(stage1)["model"]
     weights = {name: value for name, value in weights.items() if not name.startswith("visual")}
     clip = load_file(tiny_folder("clip_trimmed") / "model.safetensors")
-    visual = vision_names.clip_to_lavis(clip)[0]
+    visual = lavis_vision.clip_to_lavis(clip)[0]
     weights |= {f"visual_encoder.{name}": value for name, value in visual.items()}
     for name, value in weights.items():  # this CLIP is 24 wide
         if "crossattention.self.key.w" in name or "crossattention.self.value.w" in name:
@@ -268,6 +316,12 @@ def test_a_prompt_in_embeddings_is_answered_by_the_bare_language_model(
     assert view.ask(QUESTION, [], Decoding(max_new_tokens=7)) != answer or kind[1] == "llama"
 
 
+def test_a_prompt_is_not_written_into_a_folder_that_is_not_there(tmp_path, capsys):
+    file = tmp_path / "nowhere" / "prompt.safetensors"
+    assert cli.main(["export", str(file), "--prompt-embeds", "scene.png", QUESTION]) == 2
+    assert "make it first" in capsys.readouterr().err
+
+
 def test_what_cannot_be_converted_says_why(stage1, files, tiny_folder, tmp_path):
     def refused(match, *arguments, **options):
         with pytest.raises(CheckpointError, match=match) as error:
@@ -276,8 +330,8 @@ def test_what_cannot_be_converted_says_why(stage1, files, tiny_folder, tmp_path)
         assert not (tmp_path / "new").exists()
 
     new = tmp_path / "new"
-    refused("does not hold the tokenizer .*--tokenizer", stage1, new, "loupe")
-    refused("does not hold the language model", files / "stage2.pth", new, "hf",
+    refused("does not hold the tokenizer of its Q-Former .*--tokenizer", stage1, new, "loupe")
+    refused("does not hold its language model", files / "stage2.pth", new, "hf",
             vision=files / "vision")  # fmt: skip
     refused("is no model that can be converted", tiny_folder("vit"), new, "hf")
     refused("names its own parts", tiny_folder("loupe"), new, "hf", vision="x/y")
@@ -302,18 +356,17 @@ def test_a_model_of_another_encoder_gives_its_qformer_alone(tiny_folder, tmp_pat
 def test_lavis_files_open_as_they_are(stage1, words, tmp_path, image):
     """Beside their frozen parts, without a conversion."""
     convert(stage1, tmp_path / "loupe", "loupe", tokenizer=words)
-    parts = {"vision": tmp_path / "loupe" / "vision", "tokenizer": words}
-    ours, theirs = (
-        build_ranker(model, **options).rank([image], "red")[0]
-        for model, options in ((tmp_path / "loupe", {}), (stage1, parts))
-    )
+    rankers = [build_ranker(tmp_path / "loupe"), build_ranker(stage1, tokenizer=words)]
+    ours, theirs = (ranker.rank([image], "red")[0] for ranker in rankers)
     assert ours == theirs
-    with pytest.raises(CheckpointError, match=r"\(--vision, --tokenizer\)"):
+    with pytest.raises(
+        CheckpointError, match=r"does not hold the tokenizer of its Q-Former .*\(--tokenizer\)"
+    ):
         build_ranker(stage1)
     folder, _ = make("instructblip", "llama", tmp_path)
     convert(folder, tmp_path / "instruct.pth", "lavis")
     named = {"vision": folder, "language": folder}
-    with pytest.raises(CheckpointError, match=r"name the tokenizer of its Q-Former too"):
+    with pytest.raises(CheckpointError, match=r"does not hold the tokenizer of its Q-Former"):
         build(tmp_path / "instruct.pth", **named)
     named["tokenizer"] = folder / "qformer_tokenizer"
     convert(tmp_path / "instruct.pth", tmp_path / "again", "loupe", **named)

@@ -24,6 +24,7 @@ from qformer.prompt import PICTURE, PromptConfig, assemble, lay_out
 transformers = pytest.importorskip("transformers")
 
 FILE = Path(__file__).resolve().parents[1] / "golden" / "stage2_opt.safetensors"
+SEEN = "visual_encoder."
 
 
 class Numerals:
@@ -215,10 +216,39 @@ def test_a_lavis_file_opens_beside_its_frozen_parts(files, golden, bridge):
     assert view.ask(words) == " ".join(str(i) for i in ids if i > 3)
 
 
+def test_a_file_without_its_vision_encoder_wants_it_named(files, golden, tmp_path):
+    weights = torch.load(files / "stage2.pth")["model"]
+    rest = {name: value for name, value in weights.items() if not name.startswith(SEEN)}
+    torch.save({"model": rest}, tmp_path / "bridge.pth")
+    with pytest.raises(
+        CheckpointError, match=r"nor its language model: .* \(--vision, --language\)"
+    ):
+        build(tmp_path / "bridge.pth")
+    pixel_values = golden["in.pixel_values"]
+    named, held = (
+        open_lavis(file, files / "vision", files / "language", num_heads=4).vision
+        for file in (tmp_path / "bridge.pth", files / "stage2.pth")
+    )
+    assert torch.equal(named.encode(pixel_values), held.encode(pixel_values))
+
+
+def test_the_vision_encoder_in_a_file_is_the_one_that_reads(files, golden, tmp_path):
+    """Those tuned on COCO hold one of their own: the named one only tells its settings."""
+    weights = torch.load(files / "stage2.pth")["model"]
+    weights[f"{SEEN}blocks.1.mlp.fc1.weight"] *= 2
+    torch.save({"model": weights}, tmp_path / "tuned.pth")
+    before, after = (
+        open_lavis(file, files / "vision", files / "language", num_heads=4).vision
+        for file in (files / "stage2.pth", tmp_path / "tuned.pth")
+    )
+    pixel_values = golden["in.pixel_values"]
+    assert (before.encode(pixel_values) - after.encode(pixel_values)).abs().max() > 1e-3
+
+
 def test_a_lavis_file_is_refused_where_it_does_not_fit(files, tmp_path):
     parts = {"vision": files / "vision", "language": files / "language"}
-    with pytest.raises(CheckpointError, match="--vision, --language"):
-        build(files / "stage2.pth")
+    with pytest.raises(CheckpointError, match=r"not hold its language model: .* \(--language\)"):
+        build(files / "stage2.pth")  # it holds its vision encoder
     with pytest.raises(CheckpointError, match="there is no file"):
         build(files / "nowhere.pth", **parts)
     with pytest.raises(CheckpointError, match="leave out vision"):
@@ -232,6 +262,13 @@ def test_a_lavis_file_is_refused_where_it_does_not_fit(files, tmp_path):
         with pytest.raises(CheckpointError, match=match):
             build(tmp_path / "broken.pth", **parts)
 
+    refused(
+        "vision encoder lacks embeddings.patch", lambda w: w.pop(f"{SEEN}patch_embed.proj.weight")
+    )
+    refused(
+        r"its vision encoder lacks 1 weights, .*: encoder\.layers\.2\.mlp\.fc2\.bias",
+        lambda w: w.pop(f"{SEEN}blocks.2.mlp.fc2.bias"),
+    )
     refused("1 weights Loupe does not know", lambda w: w.update(stray=torch.ones(1)))
     refused("give one of stage 2", lambda w: (w.pop("opt_proj.weight"), w.pop("opt_proj.bias")))
     refused(
@@ -240,8 +277,10 @@ def test_a_lavis_file_is_refused_where_it_does_not_fit(files, tmp_path):
     )
     whole = (files / "stage2.pth").read_bytes()
     (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match="damaged or cut short"):
-        build(tmp_path / "cut.pth", **parts)
+    (tmp_path / "text.pth").write_text("hello")
+    for file in ("cut.pth", "text.pth"):
+        with pytest.raises(CheckpointError, match="damaged or"):
+            build(tmp_path / file, **parts)
 
 
 def test_a_pickle_that_runs_code_is_refused_and_does_not_run(files, tmp_path):

@@ -1,6 +1,7 @@
 """BLIP-2 and InstructBLIP as published: whole-picture answers equal transformers' `generate`."""
 
 import dataclasses
+import json
 import re
 import shutil
 
@@ -192,6 +193,25 @@ def test_a_t5_keeps_its_own_head(published):
     assert torch.equal(ours.shared.weight, theirs.shared.weight)
     assert torch.equal(ours.lm_head.weight, theirs.lm_head.weight)
     assert ours.encoder.embed_tokens.weight is ours.shared.weight
+
+
+def test_a_t5_without_a_table_of_words_is_refused(published, damaged, tmp_path):
+    """transformers would go on with one table in the place of the other."""
+    if published[1].config.text_config.model_type != "t5":
+        pytest.skip("not a T5")
+    folder = damaged(lambda w: w.pop("language_model.shared.weight"))
+    with pytest.raises(CheckpointError, match=r"lacks 1 weights of T5\w+: shared.weight"):
+        build(folder)
+    shutil.rmtree(folder)
+    folder = damaged(lambda w: w.pop("language_model.lm_head.weight"))
+    build(folder)  # the first T5s have one table for both
+    config = json.loads((folder / "config.json").read_text())
+    told = config["text_config"]
+    told["tie_word_embeddings"] = False  # as in the files of every Flan-T5
+    told.pop("scale_decoder_outputs")
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"lacks 1 weights of T5\w+: lm_head.weight"):
+        build(folder)
 
 
 def test_the_frozen_parts_of_a_whole_model_open_alone(published, image):

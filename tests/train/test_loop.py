@@ -209,7 +209,7 @@ def test_evaluations_keep_the_best_and_end_a_run_that_gets_no_better(tmp_path):
             super().__init__()
             self.scores, self.kept = iter([0.1, 0.5, 0.4, 0.3, 0.9]), []
 
-        def evaluate(self):
+        def evaluate(self, share):
             assert not self.module.training
             return {"right": next(self.scores)}
 

@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from adapters import lora
 from adapters.build import build
 from qformer.contracts import LoupeError
 from train.cli import main
 from train.data.sample import Tally
+from train.engine import Share
 from train.loop import fit
 from train.runs import Training
 from train.stages import plain, same_targets
@@ -34,7 +37,14 @@ def recipe_folder(recipe):
 
 
 @pytest.mark.parametrize(
-    "changes", [[], ["lora.rank=4"], ["trains.vision=true", "trains.bridge=false"]]
+    "changes",
+    [
+        [],
+        ["lora.rank=4"],
+        ["trains.vision=true", "trains.bridge=false"],
+        ['lora.where=["language", "qformer", "vision"]', "lora.rank=4"],
+        ['lora.where=["vision"]', "trains.bridge=false"],
+    ],
 )
 def test_an_instruct_run_ends_in_a_checkpoint_that_answers_as_the_run_did(
     recipe_of, image, changes
@@ -63,6 +73,44 @@ def test_what_is_not_trained_does_not_move(recipe_of, tiny_folder):
     assert all("proj" in name for name in moved)
     trained = {name for name, p in training.module.named_parameters() if p.requires_grad}
     assert all("lora_" in name for name in trained)
+
+
+def test_a_lora_inside_the_qformer_moves_its_linear_layers_alone(recipe_of, tiny_folder):
+    before = build(tiny_folder("loupe")).bridge.state_dict()
+    recipe = recipe_of("instruct", 'lora.where=["qformer"]', "lora.rank=4")
+    training = train(recipe)
+    trained = {name for name, p in training.module.named_parameters() if p.requires_grad}
+    assert not any("lora_" in name for name in trained if "language" in name.split("."))
+    after = build(recipe_folder(recipe) / "checkpoint").bridge.state_dict()
+    moved = {n for n in before if not torch.equal(before[n], after[n])}
+    inside = {n for n in moved if n.startswith("qformer.")}
+    assert inside
+    assert all(n.endswith(".weight") and "norm" not in n for n in inside)
+    assert "language_projection.weight" in moved
+
+
+def test_stage_1_takes_a_lora_on_the_qformer(recipe_of):
+    recipe = recipe_of("stage1", 'lora.where=["qformer"]', "lora.rank=4")
+    training = train(recipe)
+    saved = load_file(recipe_folder(recipe) / "checkpoint" / "model.safetensors")
+    plain = lora.merged(training.parts.bridge).state_dict()
+    assert not any("lora_" in name for name in saved)
+    for name, value in plain.items():
+        torch.testing.assert_close(saved[name], value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (["lora.where=[]"], "names no part"),
+        (['lora.where=["vision"]', "trains.vision=true"], "leave it out of lora.where"),
+        (['lora.where=["bridge"]'], "lora.where"),
+        (['lora.where=["qformer"]', 'lora.targets=["nothing"]'], "it has expand, key"),
+    ],
+)
+def test_a_lora_that_fits_nowhere_is_refused(recipe_of, changes, says):
+    with pytest.raises(LoupeError, match=says):
+        Training(recipe_of("instruct", *changes), silent)
 
 
 def test_training_learns_what_it_is_shown(recipe_of):
@@ -277,3 +325,20 @@ def test_a_tally_without_bad_ones_never_stops():
     tally = Tally(0.0, least=1)
     tally.ok()
     assert tally.bad == 0
+
+
+def test_two_shares_of_an_evaluation_are_the_whole(recipe_of):
+    training = Training(recipe_of("instruct"), silent)
+    training.module.eval()
+    sums: list[list[float]] = []
+
+    def keep(numbers: list[float]) -> list[float]:
+        sums.append(numbers)
+        return numbers
+
+    for rank, world in ((0, 1), (0, 2), (1, 2)):
+        training.evaluate(Share(rank, world, keep))
+    together, one, other = (torch.tensor(numbers) for numbers in sums)
+    torch.testing.assert_close(one + other, together)
+    assert one[0]
+    assert other[0]

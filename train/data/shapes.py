@@ -1,25 +1,27 @@
-"""SHAPES with more questions than it has: the cells of its pictures are read, and answer any list.
+"""SHAPES with more questions than it has: composed from its grammar, answered from the pixels.
 
 A picture is 3 x 3 cells, each empty or with a circle, square or triangle, red, green or blue. A
-question is "is a NOUN NOUN" or "is a NOUN RELATION ... a NOUN", and a relation means the cell
-beside (Andreas et al., "Neural module networks", arXiv 1511.02799). Asked as "where is ..." it
-teaches faster: a place says which cells the answer came from, a yes or no does not.
+question is "is a NOUN NOUN" or "is a NOUN RELATION [RELATION] a NOUN", and a relation means the
+cell beside (Andreas et al., "Neural module networks", arXiv 1511.02799). Asked as "where is ..."
+it teaches faster: all cells that it is true of tell more than a yes or no.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from functools import cache
+from itertools import product
 
 import numpy as np
 
 from train.data.pictures import ArrayPicture, array_of
 from train.data.sample import BadSampleError, Sample, Tally, Turn
-from train.data.source import DataConfig
+from train.data.source import DataConfig, read_lines
 
 COLOURS = ("red", "green", "blue")
 NOUNS = ("circle", "square", "triangle", *COLOURS)
-SIMPLE = tuple(f"a {noun} shape" if noun in COLOURS else f"a {noun}" for noun in NOUNS)
+RELATIONS = ("above", "below", "left of", "right of")
+MOST_RELATIONS = 2  # in a question
 FILLERS = ("is", "a", "shape", "of")
 ASIDE = {"above": (1, 0), "below": (-1, 0), "left": (0, 1), "right": (0, -1)}  # the other's cell
 PLACES = (
@@ -27,6 +29,8 @@ PLACES = (
     *("left", "centre", "right"),
     *("bottom left", "bottom", "bottom right"),
 )  # the embedded default's own words
+NOWHERE = "nothing"
+TURNS = 240  # of a picture, drawn once
 CELL, DARK = 10, 40  # pixels a side; grey levels below which a cell is empty
 FLAT = 0.04  # an outer product's second singular value, against the first; circles have 0.1
 LOW = 4.9  # pixel row below which a triangle's weight lies; a circle's lies in the middle, 4.5
@@ -35,60 +39,102 @@ Grids = dict[str, np.ndarray]  # noun -> bool (pictures, 3, 3), the cells it is 
 
 
 def read_relabelled(config: DataConfig, tally: Tally) -> Iterator[Sample]:
-    """Every question about every picture, yes or no.
+    """Composed questions, as many to be answered yes as no.
 
-    path: NAME.npz, or its folder and split=NAME. answers: the questions, a line each.
+    path: NAME.npz, or its folder and split=NAME. answers: a .jsonl whose questions are left out,
+    val.jsonl where nothing is said.
     """
-    file, asked, grids = ask_all(config, tally)
-    for number in range(len(grids["red"])):
-        turns = tuple(
-            Turn(question, ("yes" if cells[number].any() else "no",), choices=("yes", "no"))
-            for question, cells in asked
-        )
-        yield Sample(f"{file.stem}/{number}", ArrayPicture(file, number), turns)
+    kinds = [[q for q in whole(config) if relations_of(q) == n] for n in range(MOST_RELATIONS + 1)]
+    for sample, asked in draw(config, kinds):
+        turns = [turn(question, "yes" if cells.any() else "no", True) for question, cells in asked]
+        yield Sample(**sample, turns=tuple(turns))
 
 
 def read_where(config: DataConfig, tally: Tally) -> Iterator[Sample]:
-    """The same questions as "where is ...", and "where is a NOUN": those that a single cell of the
-    picture answers."""
-    file, asked, grids = ask_all(config, tally)
-    asked += [(f"is {noun}", hits(noun, grids)) for noun in SIMPLE]
-    for number in range(len(grids["red"])):
-        turns = tuple(
-            Turn(f"where {question}", (PLACES[cells[number].argmax()],))
-            for question, cells in asked
-            if cells[number].sum() == 1
-        )
-        if turns:
-            yield Sample(f"{file.stem}/{number}", ArrayPicture(file, number), turns)
+    """The same as "where is ...", answered by all cells that it is true of, and of each the second
+    half alone: "where is above a circle". Path and answers as above."""
+    kinds = [[q for q in whole(config) if relations_of(q) == n] for n in range(MOST_RELATIONS + 1)]
+    kinds += [[q for q in halves() if relations_of(q) == n] for n in range(MOST_RELATIONS + 1)]
+    for sample, asked in draw(config, kinds):
+        turns = [turn(f"where {question}", places(cells)) for question, cells in asked]
+        yield Sample(**sample, turns=tuple(turns))
 
 
-def ask_all(config: DataConfig, tally: Tally) -> tuple[Path, list[tuple[str, np.ndarray]], Grids]:
-    """The pictures' file, each question with its hits in all of them, and what is in the cells."""
+@cache
+def turn(question: str, answer: str, choose: bool = False) -> Turn:
+    return Turn(question, (answer,), choices=("yes", "no") if choose else ())
+
+
+def places(cells: np.ndarray) -> str:
+    """bool (3, 3) -> "top left, centre" """
+    return ", ".join(name for name, hit in zip(PLACES, cells.flat, strict=True) if hit) or NOWHERE
+
+
+def relations_of(question: str) -> int:
+    return sum(word in ASIDE for word in question.split())
+
+
+def a(noun: str) -> str:
+    return f"a {noun} shape" if noun in COLOURS else f"a {noun}"
+
+
+@cache
+def halves() -> tuple[str, ...]:
+    """ "is a circle", "is above a circle", "is left of above a circle" """
+    chains = [chain for n in range(MOST_RELATIONS + 1) for chain in product(RELATIONS, repeat=n)]
+    return tuple(" ".join(["is", *chain, a(noun)]) for chain in chains for noun in NOUNS)
+
+
+def whole(config: DataConfig) -> list[str]:
+    """Every question of the grammar that is not left out."""
+    rows = [row for _, row in read_lines(config.second("val.jsonl")) if row]
+    left_out = {str(row.get("question")) for row in rows}
+    questions = []
+    for noun, half in product(NOUNS, halves()):
+        rest = half.removeprefix("is ")
+        if not relations_of(half) and rest.endswith(" shape"):  # "is a circle red"
+            rest = rest.removeprefix("a ").removesuffix(" shape")
+        questions.append(f"is {a(noun)} {rest}")
+    return [question for question in questions if question not in left_out]
+
+
+def draw(
+    config: DataConfig, kinds: list[list[str]]
+) -> Iterator[tuple[dict, list[tuple[str, np.ndarray]]]]:
+    """Of each picture its id and place, and TURNS questions with their cells (3, 3): of all kinds
+    as many, and half of them true of a cell where the picture lets them."""
     file = config.inside(f"{config.split or 'train_small'}.npz")
-    questions = config.second("train_large_questions_unique.txt")
     grids = read_grids(array_of(file))
-    asked = []
-    for question in filter(None, map(str.strip, questions.read_text("utf-8").splitlines())):
-        with tally.row(question):
-            asked.append((question, hits(question, grids)))
-    return file, asked, grids
+    asked = [[(question, hits(question, grids)) for question in kind] for kind in kinds]
+    for number in range(len(grids["red"])):
+        rng = np.random.default_rng(number)
+        drawn = []
+        for kind in asked:
+            found = np.array([cells[number].any() for _, cells in kind])
+            for wanted in (True, False):
+                among = np.flatnonzero(found == wanted)
+                count = min(len(among), TURNS // (2 * len(kinds)))
+                drawn += [kind[place] for place in rng.choice(among, count, replace=False)]
+        sample = {"id": f"{file.stem}/{number}", "picture": ArrayPicture(file, number)}
+        yield sample, [(question, cells[number]) for question, cells in drawn]
 
 
 def hits(question: str, grids: Grids) -> np.ndarray:
-    """bool (pictures, 3, 3): the cells that make the answer yes, or where a noun alone is true.
+    """bool (pictures, 3, 3): the cells that make the answer yes; without its first noun, those that
+    the rest is true of.
 
     Raises BadSampleError for words that are no SHAPES question.
     """
     words = [word for word in question.split() if word not in FILLERS]
-    if not words or not {words[0], words[-1]} <= {*NOUNS} or not {*words[1:-1]} <= {*ASIDE}:
+    noun = words.pop(0) if len(words) > 1 and words[0] in NOUNS else None
+    if not words or words[-1] not in NOUNS or not {*words[:-1]} <= {*ASIDE}:
         raise BadSampleError("a question is not written as those of SHAPES are")
     cells = grids[words[-1]]
-    for relation in reversed(words[1:-1]):
+    for relation in reversed(words[:-1]):
         down, across = ASIDE[relation]
         wide = np.pad(cells, ((0, 0), (1, 1), (1, 1)))
         cells = wide[:, 1 + down : 4 + down, 1 + across : 4 + across]
-    return grids[words[0]] & cells
+    return cells if noun is None else grids[noun] & cells
 
 
 def read_grids(pictures: np.ndarray) -> Grids:

@@ -51,50 +51,77 @@ class LoupeLmms(lmms):
         self.assistant, self.batch_size = self.asked.assistant, int(batch_size)
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Answers, batch by batch; one that cannot be given is "" (lmms-eval knows no errors)."""
-        told: list[str] = []
-        for start in range(0, len(requests), self.batch_size):
-            part = requests[start : start + self.batch_size]
-            decoding = self._decoding([request.args[1] for request in part])
-            questions = [self._question(request) for request in part]
-            found = answers(self.assistant, questions, decoding)
-            told += ["" if isinstance(one, LoupeError) else one for one in found]
+        """Answers, batch by batch; one that cannot be given is "" (lmms-eval knows no errors).
+
+        Each is written with its task's max_new_tokens and num_beams, beams not where a preset was
+        named, ends before what the task calls `until`, and is never sampled.
+        """
+        told = [""] * len(requests)
+        alike: dict[Decoding, list[int]] = {}
+        for index, request in enumerate(requests):
+            alike.setdefault(self._decoding(request.args[1] or {}), []).append(index)
+        for decoding, indices in alike.items():
+            for start in range(0, len(indices), self.batch_size):
+                part = indices[start : start + self.batch_size]
+                asked = [(index, self._question(requests[index])) for index in part]
+                good = [(index, one) for index, one in asked if isinstance(one, Question)]
+                found = answers(self.assistant, [one for _, one in good], decoding)
+                for (index, _), answer in zip(good, found, strict=True):
+                    if isinstance(answer, str):
+                        told[index] = ended(answer, (requests[index].args[1] or {}).get("until"))
         return told
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """The log-likelihood of each continuation, and whether it is what would be written."""
+        """Each continuation's mean negative log-likelihood a token, and whether it is what would be
+        written. Negative, as lmms-eval's own models give the loss, and it takes the least."""
         result = []
         for request in requests:
-            context, target, *where = request.args
+            _, target, *where = request.args
             if callable(target):
                 target = target(self._document(where))
             text = str(target).strip()
-            question = Question(self._image(where), str(context).strip(), choices=(text,))
-            (found,) = likelihoods(self.assistant, [question])
-            (written,) = answers(self.assistant, [question])
-            total = -float("inf") if isinstance(found, LoupeError) else found[0].total
-            result.append((total, written == text))
+            question = self._question(request)
+            loss, greedy = float("inf"), False
+            if isinstance(question, Question):
+                (found,) = likelihoods(self.assistant, [replace(question, choices=(text,))])
+                (answer,) = answers(self.assistant, [question])
+                greedy = answer == text
+                if not isinstance(found, LoupeError):
+                    loss = -found[0].mean
+            result.append((loss, greedy))
         return result
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
         raise LoupeError("loupe answers single questions here: choose a task of one round")
 
-    def _decoding(self, settings: list[dict[str, Any]]) -> Decoding:
-        """The task's own length and beams, else the model's."""
-        own, first = self.asked.decoding("vqa"), settings[0] or {}
-        most = int(first.get("max_new_tokens") or own.max_new_tokens)
-        return replace(own, max_new_tokens=most, min_new_tokens=min(own.min_new_tokens, most))
+    def _decoding(self, settings: dict[str, Any]) -> Decoding:
+        own = self.asked.decoding("vqa")
+        most = int(settings.get("max_new_tokens") or own.max_new_tokens)
+        beams = own.beams if self.asked.preset else int(settings.get("num_beams") or own.beams)
+        least = min(own.min_new_tokens, most)
+        return replace(own, max_new_tokens=most, min_new_tokens=least, beams=beams)
 
-    def _question(self, request: Instance) -> Question:
+    def _question(self, request: Instance) -> Question | LoupeError:
+        """What is asked of the first picture, or why that cannot be shown."""
         context, _, *where = request.args
-        return Question(self._image(where), str(context).strip())
+        try:
+            return Question(self._image(where), str(context).replace("<image>", "").strip())
+        except LoupeError as error:
+            return error
 
     def _image(self, where: list[Any]) -> torch.Tensor:
-        """The first picture of a request: doc_to_visual, doc_id, task, split."""
-        shown = where[0](self._document(where))
+        """The first picture of a request: doc_to_visual, doc_id, task, split; grey for none."""
+        shown = where[0](self._document(where)) if where else None
         first = shown[0] if shown else Image.fromarray(np.full((224, 224, 3), 128, np.uint8))
         return load_image(first)
 
     def _document(self, where: list[Any]) -> Any:
         _, doc_id, task, split = where
         return self.task_dict[task][split][doc_id]
+
+
+def ended(answer: str, until: str | list[str] | None) -> str:
+    """An answer up to the first of the texts that end it."""
+    for stop in [until] if isinstance(until, str) else until or ():
+        answer = answer.split(stop, 1)[0] if stop else answer
+    return answer.strip()

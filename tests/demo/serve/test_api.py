@@ -6,8 +6,10 @@ import urllib.request
 
 import pytest
 
+from demo.models import Chooser
 from demo.serve.form import RequestError, parse
 from demo.serve.limits import Limits
+from demo.serve.server import launch
 
 openai = pytest.importorskip("openai", reason="the openai client is not installed")
 
@@ -30,6 +32,20 @@ def test_the_models_are_listed(client):
     assert client.models.retrieve("tiny").owned_by == "loupe"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("gpt-4o")
+
+
+def test_another_model_is_listed_by_its_own_name(tiny_assistant):
+    chooser = Chooser(lambda *named: tiny_assistant)
+    server = launch(lambda: tiny_assistant, "tiny", port=0, chooser=chooser)
+    try:
+        server.loader.wait()
+        client = openai.OpenAI(base_url=f"{server.local_url}v1", api_key="unused", max_retries=0)
+        assert [model.id for model in client.models.list()] == ["tiny"]
+        server.loader.choose("Salesforce/blip2-opt-2.7b", None)
+        assert server.loader.settled(30)
+        assert [model.id for model in client.models.list()] == ["blip2-opt-2.7b"]
+    finally:
+        server.close()
 
 
 def test_an_answer_is_the_one_the_assistant_gives(ask, messages, tiny_assistant, image):

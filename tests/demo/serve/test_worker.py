@@ -90,3 +90,28 @@ def test_a_closed_worker_gives_the_model_back(tiny_assistant, image):
     for module in tiny_assistant.modules():
         assert vars(module).keys() == before[id(module)].keys()
     assert not torch.is_inference(tiny_assistant.encode(image).image_embeds)
+
+
+def test_workers_that_close_in_any_order_give_the_model_back(tiny_assistant):
+    before = {id(m): dict(vars(m)) for m in tiny_assistant.modules()}
+    first, second, third = Worker(), Worker(), Worker()
+    for worker in (first, second, third):
+        take_turns(tiny_assistant, worker)
+    for worker in (second, first, third):
+        worker.close()
+    for module in tiny_assistant.modules():
+        assert vars(module).keys() == before[id(module)].keys()
+
+
+def test_a_method_of_the_object_itself_is_given_back_too():
+    class Part:
+        pass
+
+    part, first, second = Part(), Worker(), Worker()
+    part.call = own = lambda: 7
+    first.take(part, "call", "language")
+    second.take(part, "call", "language")
+    first.close()
+    assert part.call() == 7
+    second.close()
+    assert part.call is own

@@ -11,7 +11,7 @@ from qformer.contracts import LoupeError
 from train.config import CONFIGS
 from train.data.readers import read
 from train.data.sample import BadSampleError, Tally
-from train.data.shapes import PLACES, hits, read_grids
+from train.data.shapes import PLACES, hits, read_grids, relations_of, whole
 from train.data.source import DataConfig
 from train.recipe import read_recipe
 
@@ -58,7 +58,9 @@ def test_cells_are_read_from_pixels():
         ("is a circle left of above a square", ["top left"]),
         ("is a circle left of right of a circle", ["top left", "top"]),
         ("is a triangle above above a circle", []),
-        ("a circle", ["top left", "top"]),
+        ("is a circle", ["top left", "top"]),
+        ("is above a square", ["top"]),
+        ("is right of left of a circle", ["top"]),
     ],
 )
 def test_a_relation_means_the_cell_beside(question, where):
@@ -67,39 +69,57 @@ def test_a_relation_means_the_cell_beside(question, where):
     assert [place for place, hit in zip(PLACES, cells.flat, strict=True) if hit] == where
 
 
-@pytest.mark.parametrize("question", ["", "is a dog above a cat", "is a circle near a square"])
+@pytest.mark.parametrize(
+    "question", ["", "is a dog above a cat", "is a circle near a square", "is a circle above"]
+)
 def test_other_questions_are_refused(question):
     with pytest.raises(BadSampleError, match="SHAPES"):
         hits(question, read_grids(painted()))
 
 
-def answers(format: str, folder: Path) -> tuple[dict[str, str], Tally]:
-    (folder / "asked.txt").write_text("is a circle red\nis a dog red\n\nis a circle blue\n")
+def answers(format: str, folder: Path, left_out: tuple[str, ...] = ()) -> dict[str, str]:
+    rows = [json.dumps({"question": question}) for question in left_out]
+    (folder / "val.jsonl").write_text("\n".join(rows))
     picture = painted(a1=("red", "circle"), a2=("green", "square"), c3=("red", "square"))
     np.savez(folder / "mine.npz", images=picture)
-    asked, tally = str(folder / "asked.txt"), Tally()
-    (sample,) = read(DataConfig(format, str(folder), split="mine", answers=asked), tally)
-    return {turn.question: turn.answers[0] for turn in sample.turns}, tally
+    (sample,) = read(DataConfig(format, str(folder), split="mine"), Tally(0.0))
+    return {turn.question: turn.answers[0] for turn in sample.turns}
 
 
-def test_every_picture_is_asked_every_question(tmp_path):
-    answered, tally = answers("shapes-relabelled", tmp_path)
-    assert answered == {"is a circle red": "yes", "is a circle blue": "no"}
-    assert tally.bad == 1  # the dog
+def test_composed_questions_are_as_often_true_as_false_where_they_can_be(tmp_path):
+    answered = answers("shapes-relabelled", tmp_path)
+    assert set(answered.values()) == {"yes", "no"}
+    for relations in range(3):
+        kind = [said for question, said in answered.items() if relations_of(question) == relations]
+        assert kind.count("no") >= kind.count("yes") > 0
+    assert answered["is a circle red"] == "yes"
 
 
-def test_where_is_asked_where_one_cell_answers(tmp_path):
-    answered, _ = answers("shapes-where", tmp_path)
-    assert answered == {
-        "where is a circle red": "top left",
-        "where is a circle": "top left",
-        "where is a green shape": "top",
-    }  # neither where there is none (blue) nor where there are two (squares, red shapes)
+def test_where_lists_all_cells_and_asks_for_the_second_half_alone(tmp_path):
+    answered = answers("shapes-where", tmp_path)
+    assert answered["where is a red shape"] == "top left, bottom right"
+    assert answered["where is a circle red"] == "top left"
+    assert answered["where is a blue shape"] == "nothing"
+    assert any(question.startswith("where is above a") for question in answered)
+
+
+def test_what_val_asks_is_left_out(tmp_path):
+    asked = "is a circle red"
+    assert asked not in answers("shapes-relabelled", tmp_path, left_out=(asked,))
+    assert f"where {asked}" not in answers("shapes-where", tmp_path, left_out=(asked,))
+
+
+def test_the_grammar_has_756_questions(tmp_path):
+    (tmp_path / "val.jsonl").write_text("")
+    questions = whole(DataConfig("shapes-where", str(tmp_path)))
+    assert len(set(questions)) == 6 * 6 * (1 + 4 + 16)
+    grids = read_grids(painted())
+    assert not any(hits(question, grids).any() for question in questions)
 
 
 def test_pictures_of_another_size_are_refused(tmp_path):
     np.savez(tmp_path / "mine.npz", images=np.zeros((1, 32, 32, 3), np.uint8))
-    (tmp_path / "train_large_questions_unique.txt").write_text("is a circle red\n")
+    (tmp_path / "val.jsonl").write_text("")
     with pytest.raises(LoupeError, match="30 x 30"):
         list(read(DataConfig("shapes-relabelled", str(tmp_path), split="mine")))
 

@@ -11,6 +11,7 @@ from lmms_eval.api.instance import Instance
 
 from adapters.build import build
 from adapters.images import load_image
+from qformer.contracts import Decoding
 from train.eval import lmms
 
 
@@ -40,11 +41,42 @@ def test_it_writes_what_loupe_writes(model, tiny_model):
         assert answer == view.ask(text, (), type(decoding)(max_new_tokens=6))
 
 
-def test_it_weighs_continuations(model):
-    likely = request("loglikelihood", 0, second=lambda doc: " a yellow cat")
-    ((total, greedy),) = model.loglikelihood([likely])
-    assert total < 0
-    assert greedy in (True, False)
+def test_each_answer_is_written_as_its_task_wants(model, tiny_model):
+    settings = [
+        {"max_new_tokens": 3}, {"max_new_tokens": 6, "num_beams": 2}, {"max_new_tokens": 3},
+        {"max_new_tokens": 6, "until": ["e", "a"]},
+    ]  # fmt: skip
+    told = model.generate_until([request("generate_until", 0, second=one) for one in settings])
+    view = build(tiny_model).encode(load_image(model.task_dict["task"]["test"][0]["image"]))
+    short, beams, again, cut = told
+    assert short == again == view.ask("what is this?", (), Decoding(3))
+    assert beams == view.ask("what is this?", (), Decoding(6, beams=2))
+    whole = view.ask("what is this?", (), Decoding(6))
+    assert whole.startswith(cut)
+    assert not {"e", "a"} & set(cut)
+
+
+def test_the_likeliest_choice_has_the_least_number(model, tiny_model):
+    choices = ["a yellow cat", "no", "three blue birds"]
+    requests = [
+        request("loglikelihood", 0, second=lambda doc, one=one: f" {one}") for one in choices
+    ]
+    found = model.loglikelihood(requests)
+    view = build(tiny_model).encode(load_image(model.task_dict["task"]["test"][0]["image"]))
+    for (loss, greedy), choice in zip(found, choices, strict=True):
+        expected = view.log_likelihood("what is this?", (), choice)
+        assert loss == pytest.approx(-expected, abs=1e-5)
+        assert greedy in (True, False)
+    alone = Instance("loglikelihood", ("", "no"), 0, {"task": "task", "doc_id": 0, "repeats": 1})
+    ((loss, _),) = model.loglikelihood([alone])  # as acc_mutual_info asks
+    assert loss > 0
+
+
+def test_a_picture_that_cannot_be_read_costs_no_other_its_answer(model):
+    model.task_dict["task"]["test"][1] = {"image": "a film.mp4"}
+    told = model.generate_until([request("generate_until", n, "<image>\nwhat?") for n in (0, 1, 2)])
+    assert told[1] == ""
+    assert len(told) == 3
 
 
 def test_lmms_eval_finds_it_by_its_entry_point():

@@ -1,11 +1,23 @@
-"""Names of vision encoders' weights: LAVIS' EVA and CLIP <-> transformers' classes of them."""
+"""The vision encoder in a LAVIS .pth, where it was trained too (EVA or CLIP): opened, and its
+weights by the names of transformers' classes and back.
+
+LAVIS' names are those of its eva_vit.py and clip_vit.py (commit 506965b).
+"""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from adapters.folder import listed, quiet, read_settings
+from adapters.vision import HuggingFaceVisionEncoder, Normalisation
+from adapters.weights import Source
+from qformer.contracts import CheckpointError
 
 PREFIX = "visual_encoder."
 # (LAVIS, transformers); {i} is a block's number. A name without a leaf is that of a whole weight.
@@ -31,6 +43,89 @@ CLIP = [
     ("transformer.resblocks.{i}.mlp.c_fc", "encoder.layers.{i}.mlp.fc1"),
     ("transformer.resblocks.{i}.mlp.c_proj", "encoder.layers.{i}.mlp.fc2"),
 ]
+
+HEADS = {1408: 16}  # EVA-g's attention heads are 88 wide; others' 64
+PREPROCESSOR = {  # CLIP's
+    "image_processor_type": "BlipImageProcessor",
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "resample": 3,
+}
+
+
+@dataclass(frozen=True)
+class Loose:
+    """A frozen part whose weights came without a folder of their own."""
+
+    weights: dict[str, Tensor]  # by the names of its Hugging Face class
+    config: dict[str, Any]  # its config.json
+    preprocessor: dict[str, Any]
+
+
+def loose_vision(file: Path, visual: dict[str, Tensor], vision: Source | None) -> Loose:
+    """The vision encoder in a .pth, by its class's names, with the settings that `vision` or the
+    shapes tell. visual: by LAVIS' names, without the prefix. Raises CheckpointError."""
+    is_eva = "pos_embed" in visual
+    convert = eva_from_lavis if is_eva else clip_from_lavis
+    weights, homeless = convert(visual)
+    if homeless:
+        raise CheckpointError(
+            f"{file} has a vision encoder of another kind, with {len(homeless)} weights Loupe does "
+            f"not know: {listed(homeless)}"
+        )
+    position = "embeddings.position_embedding" + ("" if is_eva else ".weight")
+    told_by = ("embeddings.patch_embedding.weight", position, "encoder.layers.0.mlp.fc1.weight")
+    if lacking := [name for name in told_by if name not in weights]:
+        raise CheckpointError(f"{file} is incomplete: its vision encoder lacks {listed(lacking)}")
+    width, _, patch, _ = weights["embeddings.patch_embedding.weight"].shape
+    side = round((weights[position].shape[-2] - 1) ** 0.5) * patch
+    config = {
+        "architectures": ["Blip2VisionModel" if is_eva else "CLIPVisionModel"],
+        "model_type": "blip_2_vision_model" if is_eva else "clip_vision_model",
+        "hidden_size": width,
+        "intermediate_size": len(weights["encoder.layers.0.mlp.fc1.weight"]),
+        "num_hidden_layers": sum(name.endswith("layer_norm1.weight") for name in weights),
+        "num_attention_heads": HEADS.get(width, max(1, width // 64)),
+        "image_size": side,
+        "patch_size": patch,
+        "hidden_act": "gelu" if is_eva else "quick_gelu",
+        "layer_norm_eps": 1e-6 if is_eva else 1e-5,
+    }
+    if vision is not None:  # it knows what leaves no trace in the shapes
+        named = read_settings(vision, "config.json")
+        named = named.get("vision_config", named)
+        kept = ("num_attention_heads", "hidden_act", "layer_norm_eps")
+        config |= {key: named[key] for key in kept if key in named}
+        return Loose(weights, config, read_settings(vision, "preprocessor_config.json"))
+    return Loose(weights, config, PREPROCESSOR | {"size": {"height": side, "width": side}})
+
+
+def open_loose(loose: Loose, file: Path, dtype: torch.dtype) -> HuggingFaceVisionEncoder:
+    """It at work, read at the last block it has, as BLIP-2 does. Raises CheckpointError."""
+    import transformers
+
+    model_class = getattr(transformers, loose.config["architectures"][0])
+    named = ("architectures", "model_type")
+    shape = {key: value for key, value in loose.config.items() if key not in named}
+    with quiet():
+        model, report = model_class.from_pretrained(
+            None,
+            config=model_class.config_class(**shape),
+            state_dict=loose.weights,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are listed below
+        )
+    unread = "post_layernorm."  # behind the last block: BLIP-2 has one of its own there
+    odd = [key for key in report["missing_keys"] if not key.startswith(unread)]
+    odd += [str(key[0]) for key in report["mismatched_keys"]]
+    if odd:
+        raise CheckpointError(
+            f"{file} is incomplete: its vision encoder lacks {len(odd)} weights, or has them in "
+            f"another shape: {listed(odd)}"
+        )
+    normalisation = Normalisation.of(loose.preprocessor, file)
+    return HuggingFaceVisionEncoder(model, 1, normalisation, hidden_state=-1)
 
 
 def eva_from_lavis(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

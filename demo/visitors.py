@@ -1,0 +1,68 @@
+"""The visitors' sessions, by key, as many as there is room for."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+
+from demo.session import Session
+from qformer.assistant import Assistant
+
+
+class Sessions:
+    """The one longest unseen makes room for a new one."""
+
+    def __init__(self, assistant: Callable[[], Assistant], capacity: int = 64):
+        self._assistant, self.capacity = assistant, capacity
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._pages: dict[str, int] = {}  # how many pages show each
+        self._owners: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def enter(self, held: str = "", owner: str = "") -> str:
+        """A page was opened: its session's key. held: the key of the page before, if this is one
+        that was reloaded; it is good for the browser (owner) that it was given to."""
+        with self._lock:
+            known = held in self._sessions and bool(owner)
+            key = held if known and self._owners[held] == owner else secrets.token_urlsafe(16)
+            session = self._sessions.pop(key, None) or Session(self._assistant)
+            self._keep(key, session)
+            self._owners[key] = owner
+            self._pages[key] = self._pages.get(key, 0) + 1
+            return key
+
+    def get(self, key: str) -> Session:
+        """The visitor's session; an empty one, that says so, where the key is unknown by now."""
+        with self._lock:
+            session = self._sessions.pop(key, None)
+            if session is None:
+                session = Session(self._assistant)
+                session.lost = True
+            self._keep(key, session)
+            return session
+
+    def drop(self, key: str) -> None:
+        """A page has gone, and its session with the last that showed it."""
+        with self._lock:
+            self._pages[key] = self._pages.get(key, 1) - 1
+            session = self._let_go(key) if self._pages[key] < 1 else None
+        if session is not None:
+            session.stop()
+
+    def _keep(self, key: str, session: Session) -> None:
+        self._sessions[key] = session
+        self._owners.setdefault(key, "")
+        while len(self._sessions) > self.capacity:
+            gone = self._let_go(next(iter(self._sessions)))
+            if gone is not None:
+                gone.stop()
+
+    def _let_go(self, key: str) -> Session | None:
+        self._pages.pop(key, None)
+        self._owners.pop(key, None)
+        return self._sessions.pop(key, None)
