@@ -24,6 +24,12 @@ from .view import View
 
 # More areas than are shown for their own sake: the words choose among them.
 GENEROUS: dict[str, Any] = {"pred_iou_thresh": 0.6, "stability_score_thresh": 0.7}
+# "two dogs", "my cup", "dogs on a bench", "red mugs"
+NO_ARTICLE = re.compile(
+    r"(the|an?|\d+|one|two|three|four|five|some|many|my|your|his|her|its|our|their|this|that)\b"
+    r"|\S*[^s\W]s\b|.*[^s\W]s$",
+    re.IGNORECASE,
+)
 AT_ONCE = 32  # areas read in one pass of the Q-Former
 LEAST_QUALITY = 1e-3  # of an area, as a segmenter may put it
 
@@ -141,9 +147,9 @@ def by_likelihood(view: View, proposals: Sequence[Proposal], text: str) -> list[
 
 
 def as_answer(text: str) -> str:
-    """ "the red star" as a model says it of a thing it is shown: "a red star"."""
+    """ "the red star", or "red star", as a model says it of a thing it is shown: "a red star"."""
     words = text.strip().rstrip(".?!")
     bare = re.sub(r"^(the|an?)\s+", "", words, flags=re.IGNORECASE)
-    if bare == words:
+    if bare == words and (not words or NO_ARTICLE.match(words)):
         return words
     return f"{'an' if bare[0].lower() in 'aeiou' else 'a'} {bare}"

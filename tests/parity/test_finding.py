@@ -85,7 +85,9 @@ def test_likelihood_is_told_by_the_region_less_by_the_picture(tiny_assistant, im
 @pytest.mark.parametrize(
     ("text", "answer"),
     [("the red star", "a red star"), ("The orange cat.", "an orange cat"), ("a dog", "a dog"),
-     ("red mugs", "red mugs"), ("the", "the")],
+     ("red mugs", "red mugs"), ("the", "the"), ("red glass", "a red glass"), ("...", ""),
+     ("two cats", "two cats"), ("dogs on a bench", "dogs on a bench"),
+     ("orange cat", "an orange cat")],
 )  # fmt: skip
 def test_words_are_put_as_an_answer(text, answer):
     assert finding.as_answer(text) == answer
