@@ -52,7 +52,7 @@ def main() -> None:
             if proposals:
                 text = f"the {item.colour} {item.kind}"
                 ranked = finding.by_likelihood(view, proposals, text)
-                best = max(ranked, key=lambda one: one.score)
+                best = max(ranked, key=lambda one: one.worth)
                 found += overlap(best.proposal.region_mask, target) >= 0.5
         print(f"{asked} asked, {found} found, {proposed} proposed, {areas} areas", flush=True)
     print(

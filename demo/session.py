@@ -304,7 +304,7 @@ class Session:
             else:
                 proposals = without_twins((yield from self._search(picture, stop)))
             found = by_likelihood(view, proposals, words)
-            best = max(found, key=lambda one: one.score, default=None)
+            best = max(found, key=lambda one: one.worth, default=None)
             if best is None or best.score <= 0:
                 raise RegionError(f"nothing here looks like {words!r}: click on what you mean")
             called = instead(view, best.proposal.region_mask, words)

@@ -7,6 +7,7 @@ words count as far as its tokens make them likelier than the picture's alone do.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,18 +31,28 @@ NO_ARTICLE = re.compile(
     re.IGNORECASE,
 )
 AT_ONCE = 32  # areas read in one pass of the Q-Former
+LEAST_QUALITY = 1e-3  # of an area, as a segmenter may put it
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """How well one area fits the words. score: what is ranked by; of a stage-1 model BLIP-2's match
-    logit plus cosine, else the words' mean log-likelihood a token in nats, with the area's tokens
-    less that with the picture's alone: below 0 the picture as a whole speaks more for them."""
+    """How well one area fits the words. score: of a stage-1 model BLIP-2's match logit plus cosine,
+    else the words' mean log-likelihood a token in nats, with the area's tokens less that with the
+    picture's alone: below 0 the picture as a whole speaks more for them."""
 
     proposal: Proposal
     score: float
     itc: float | None = None
     itm: float | None = None
+
+    @property
+    def worth(self) -> float:
+        """What is ranked by: the score. Where it is a likelihood, which is much the same for a part
+        of a thing and the whole of it, with the log of how well the segmenter thinks the area is
+        cut: both together say how likely it is that this is the thing."""
+        if self.itc is not None:
+            return self.score
+        return self.score + math.log(min(1.0, max(LEAST_QUALITY, self.proposal.score)))
 
 
 def find(
@@ -84,7 +95,7 @@ def among(
         found = by_likelihood(view, proposals, text)
     else:
         found = by_matching(view, ranker, proposals, text, keep)
-    return sorted(found, key=lambda one: -one.score)
+    return sorted(found, key=lambda one: -one.worth)
 
 
 @torch.no_grad()
