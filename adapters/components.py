@@ -74,10 +74,10 @@ class Parts:
     def __init__(self, inside: np.ndarray) -> None:
         height, width = inside.shape
         self.shape = (height, width)
-        padded = np.zeros((height, width + 1), np.int8)
-        padded[:, :width] = inside
+        padded = np.zeros(height * (width + 1) + 1, bool)
+        padded[1:].reshape(height, width + 1)[:, :width] = inside
         # A run starts where the value rises and stops where it falls; the last column is empty.
-        change = np.flatnonzero(np.diff(padded.ravel(), prepend=np.int8(0))).astype(np.int32)
+        change = np.flatnonzero(padded[1:] != padded[:-1]).astype(np.int32)
         self.starts, self.stops = change[::2], change[1::2]
         self.labels = connect(self.starts, self.stops, width + 1)
         self.areas = np.bincount(self.labels, weights=self.stops - self.starts).astype(np.int64)
