@@ -104,8 +104,10 @@ def annotation(one: Proposal, form: str = "rle", **known: Any) -> dict[str, Any]
 
 
 def record(one: Proposal, form: str = "rle") -> dict[str, Any]:
-    """What SAM's automatic mask generator says of a mask, under its names."""
-    known: dict[str, Any] = {"predicted_iou": round(one.score, 4)}
+    """What SAM's automatic mask generator says of a mask, under its names; of one that was found
+    by a text how well it fits, as "score"."""
+    grid = one.point is not None
+    known: dict[str, Any] = {"predicted_iou" if grid else "score": round(one.score, 4)}
     if one.stability is not None:
         known["stability_score"] = round(one.stability, 4)
     if one.point is not None:

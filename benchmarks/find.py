@@ -31,11 +31,12 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=20)
     parser.add_argument("--points-per-side", type=int, default=None)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=SEED)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     assistant = build(arguments.model)
     settings = Everything(arguments.points_per_side, **finding.GENEROUS)
-    rng = np.random.default_rng(SEED)
+    rng = np.random.default_rng(arguments.seed)
     asked = found = proposed = areas = 0
     for _ in range(arguments.scenes):
         scene = sample_scene(rng)
@@ -52,7 +53,7 @@ def main() -> None:
             if proposals:
                 text = f"the {item.colour} {item.kind}"
                 ranked = finding.by_likelihood(view, proposals, text)
-                best = max(ranked, key=lambda one: one.score)
+                best = max(ranked, key=lambda one: one.worth)
                 found += overlap(best.proposal.region_mask, target) >= 0.5
         print(f"{asked} asked, {found} found, {proposed} proposed, {areas} areas", flush=True)
     print(

@@ -213,7 +213,8 @@ def main() -> None:
         iou, stable = thresholds(sized, image, arguments.points)
         random = Everything(arguments.points, None, iou, stable, 0.02)
         everything("SAM's own decoder, random", sized, image, random, repeats)
-        trained, usual = open_segmenter("embedded"), Everything(arguments.points)
+        trained = open_segmenter("embedded")
+        usual = trained.settings(Everything(arguments.points))
         everything("the embedded one", trained, village(), usual, repeats)
 
 

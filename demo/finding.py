@@ -7,12 +7,17 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
+from torch import Tensor
+
+from qformer.finding import as_answer
 from qformer.proposals import Everything, Proposal
+from qformer.regions import Region
 from qformer.view import View
 
 SPECK = 1 / 400  # of the picture: smaller holes and islands are cleaned away
 BACKGROUND = 0.9  # of the picture: larger areas are no thing
 GRID = 12  # clicks a side, on a CPU
+FAR = 1.0  # nats a token; on the examples 0 for what is there, 1.4 and more for what is not
 
 
 def search(
@@ -46,6 +51,19 @@ def search(
             found = [one for one in step if one.area < BACKGROUND * pixels]
             return sorted(found, key=lambda one: -one.score)
         report(*step)
+
+
+def instead(view: View, region_mask: Tensor, words: str) -> str | None:
+    """What the model calls an area, where that is likelier by far than the words are."""
+    asked = next(iter(view.assistant.config.suggestions.region), None)
+    if asked is None:
+        return None
+    region = Region(region_mask, "region 1")
+    called = view.ask(asked, [region])
+    if not called.strip():
+        return None
+    own, said = (view.log_likelihood(asked, [region], one) for one in (called, as_answer(words)))
+    return called if own - said > FAR else None
 
 
 def without_twins(found: Sequence[Proposal], alike: float = 0.7) -> list[Proposal]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from adapters.draw import displayed
 from adapters.memory import ran_out
-from demo.finding import distinct, search, without_twins
+from demo.finding import distinct, instead, search, without_twins
 from demo.picture import SMALL, Picture, Settings
 from demo.regions import Mark, Regions
 from demo.talk import Talk
@@ -304,14 +304,22 @@ class Session:
             else:
                 proposals = without_twins((yield from self._search(picture, stop)))
             found = by_likelihood(view, proposals, words)
-            best = max(found, key=lambda one: one.score, default=None)
+            best = max(found, key=lambda one: one.worth, default=None)
             if best is None or best.score <= 0:
                 raise RegionError(f"nothing here looks like {words!r}: click on what you mean")
+            called = instead(view, best.proposal.region_mask, words)
             with self.lock, picture.regions.grouped():
                 area, score = best.proposal.region_mask, best.proposal.score
                 mark = picture.regions.add(area, score=score)
-                with contextlib.suppress(RegionError):  # too long, or taken: its number will do
-                    picture.regions.rename(mark.number, words)
+                if called is None:
+                    with contextlib.suppress(RegionError):  # too long, or taken: its number will do
+                        picture.regions.rename(mark.number, words)
+                else:
+                    picture.talk.add(
+                        "notice",
+                        f"Nothing here fits {words!r} well. Region {mark.number} is nearest:"
+                        f" the model calls it {called!r}.",
+                    )
                 self.version += 1
         finally:
             stop.set()

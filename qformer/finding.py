@@ -7,6 +7,7 @@ words count as far as its tokens make them likelier than the picture's alone do.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,19 +24,35 @@ from .view import View
 
 # More areas than are shown for their own sake: the words choose among them.
 GENEROUS: dict[str, Any] = {"pred_iou_thresh": 0.6, "stability_score_thresh": 0.7}
+# "two dogs", "my cup", "dogs on a bench", "red mugs"
+NO_ARTICLE = re.compile(
+    r"(the|an?|\d+|one|two|three|four|five|some|many|my|your|his|her|its|our|their|this|that)\b"
+    r"|\S*[^s\W]s\b|.*[^s\W]s$",
+    re.IGNORECASE,
+)
 AT_ONCE = 32  # areas read in one pass of the Q-Former
+LEAST_QUALITY = 1e-3  # of an area, as a segmenter may put it
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """How well one area fits the words. score: what is ranked by; of a stage-1 model BLIP-2's match
-    logit plus cosine, else the words' mean log-likelihood a token in nats, with the area's tokens
-    less that with the picture's alone: below 0 the picture as a whole speaks more for them."""
+    """How well one area fits the words. score: of a stage-1 model BLIP-2's match logit plus cosine,
+    else the words' mean log-likelihood a token in nats, with the area's tokens less that with the
+    picture's alone: below 0 the picture as a whole speaks more for them."""
 
     proposal: Proposal
     score: float
     itc: float | None = None
     itm: float | None = None
+
+    @property
+    def worth(self) -> float:
+        """What is ranked by: the score. Where it is a likelihood, which is much the same for a part
+        of a thing and the whole of it, with the log of how well the segmenter thinks the area is
+        cut: both together say how likely it is that this is the thing."""
+        if self.itc is not None:
+            return self.score
+        return self.score + math.log(min(1.0, max(LEAST_QUALITY, self.proposal.score)))
 
 
 def find(
@@ -78,7 +95,7 @@ def among(
         found = by_likelihood(view, proposals, text)
     else:
         found = by_matching(view, ranker, proposals, text, keep)
-    return sorted(found, key=lambda one: -one.score)
+    return sorted(found, key=lambda one: -one.worth)
 
 
 @torch.no_grad()
@@ -130,9 +147,9 @@ def by_likelihood(view: View, proposals: Sequence[Proposal], text: str) -> list[
 
 
 def as_answer(text: str) -> str:
-    """ "the red star" as a model says it of a thing it is shown: "a red star"."""
+    """ "the red star", or "red star", as a model says it of a thing it is shown: "a red star"."""
     words = text.strip().rstrip(".?!")
     bare = re.sub(r"^(the|an?)\s+", "", words, flags=re.IGNORECASE)
-    if bare == words:
+    if bare == words and (not words or NO_ARTICLE.match(words)):
         return words
     return f"{'an' if bare[0].lower() in 'aeiou' else 'a'} {bare}"

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from demo import cli
+from demo.commands import common
 from demo.session import Session
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -77,3 +79,24 @@ def session(tiny_assistant, image):
     made = Session(lambda: tiny_assistant)
     made.open(image)
     return made
+
+
+@pytest.fixture
+def loupe(tiny_assistant, monkeypatch, capsys):
+    """loupe("ask", ...) -> exit code, standard output, standard error; on the tiny assistant."""
+    monkeypatch.setattr(common, "assistant_of", lambda args: tiny_assistant)
+
+    def run(*words):
+        try:
+            code = cli.main([str(word) for word in words])
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def picture(tmp_path, image):
+    Image.fromarray(image.numpy()).save(tmp_path / "picture.png")
+    return tmp_path / "picture.png"

@@ -22,27 +22,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def loupe(tiny_assistant, monkeypatch, capsys):
-    """loupe("ask", ...) -> exit code, standard output, standard error; on the tiny assistant."""
-    monkeypatch.setattr(common, "assistant_of", lambda args: tiny_assistant)
-
-    def run(*words):
-        try:
-            code = cli.main([str(word) for word in words])
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def picture(tmp_path, image):
-    Image.fromarray(image.numpy()).save(tmp_path / "picture.png")
-    return tmp_path / "picture.png"
-
-
-@pytest.fixture
 def mask(tmp_path):
     made = Image.new("L", (60, 40))
     made.paste(255, (5, 5, 25, 20))

@@ -1,5 +1,7 @@
 """Everything, describing and words: what a Session does with all that a segmenter proposes."""
 
+import dataclasses
+
 import pytest
 import torch
 from inside import answered, entries, regions
@@ -63,6 +65,29 @@ def test_words_become_the_region_that_fits_them_best(session, things, monkeypatc
     assert not session.busy
     regions(session).undo()
     assert len(regions(session).marks) == 1
+
+
+def test_words_that_fit_nothing_well_are_not_the_name_of_what_is_nearest(
+    session, things, tiny_assistant, monkeypatch
+):
+    def fit(view, proposals, words):
+        return [Found(one, 1.0) for one in proposals]
+
+    config = tiny_assistant.config
+    asks = dataclasses.replace(config.suggestions, region=("what is this?",))
+    monkeypatch.setattr(tiny_assistant, "config", dataclasses.replace(config, suggestions=asks))
+
+    likely = {"a star": -0.1, "a fish": -1.0, "a mug": -1.2}
+    monkeypatch.setattr("demo.session.by_likelihood", fit)
+    monkeypatch.setattr(View, "ask", lambda *args: "a star")
+    monkeypatch.setattr(View, "log_likelihood", lambda view, asked, regions, said: likely[said])
+    list(session.find("the fish"))
+    assert (regions(session).marks[1].name, entries(session)) == ("the fish", [])
+    list(session.find("the mug"))
+    assert regions(session).marks[2].name == "region 2"
+    (notice,) = entries(session)
+    assert notice.role == "notice"
+    assert "Region 2 is nearest: the model calls it 'a star'" in notice.text
 
 
 def test_words_that_fit_nothing_are_said_to(session, things, monkeypatch):

@@ -85,7 +85,9 @@ def test_likelihood_is_told_by_the_region_less_by_the_picture(tiny_assistant, im
 @pytest.mark.parametrize(
     ("text", "answer"),
     [("the red star", "a red star"), ("The orange cat.", "an orange cat"), ("a dog", "a dog"),
-     ("red mugs", "red mugs"), ("the", "the")],
+     ("red mugs", "red mugs"), ("the", "the"), ("red glass", "a red glass"), ("...", ""),
+     ("two cats", "two cats"), ("dogs on a bench", "dogs on a bench"),
+     ("orange cat", "an orange cat")],
 )  # fmt: skip
 def test_words_are_put_as_an_answer(text, answer):
     assert finding.as_answer(text) == answer
@@ -96,8 +98,8 @@ def test_the_best_comes_first_and_a_segmenter_that_reads_text_is_asked(
 ):
     view = tiny_assistant.encode(image)
     monkeypatch.setattr(type(view), "everything", lambda *_: proposals)
-    scores = [one.score for one in finding.find(view, "red")]
-    assert scores == sorted(scores, reverse=True)
+    worths = [one.worth for one in finding.find(view, "red")]
+    assert worths == sorted(worths, reverse=True)
     reads = type("Reads", (), {"text": True})
     monkeypatch.setattr(tiny_assistant.segmenter, "capabilities", reads, raising=False)
     monkeypatch.setattr(type(view), "find", lambda self, text: proposals[:1])
@@ -106,6 +108,14 @@ def test_the_best_comes_first_and_a_segmenter_that_reads_text_is_asked(
     assert finding.find(view, "red") == []
     with pytest.raises(QuestionError, match="the text is empty"):
         finding.find(view, " ")
+
+
+def test_of_areas_that_fit_alike_the_better_cut_one_is_first(tiny_assistant, image, proposals):
+    view = tiny_assistant.encode(image)
+    rough, fine = (dataclasses.replace(proposals[1], score=score) for score in (0.6, 0.9))
+    found = finding.among(view, [rough, fine], "the red circle")
+    assert [one.proposal.score for one in found] == [0.9, 0.6]
+    assert found[0].score == pytest.approx(found[1].score, abs=1e-5)
 
 
 def test_without_a_segmenter_it_says_so(folder, image):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from train.data.pictures import Gallery
 from train.data.sample import Area, BadSampleError, Picture, Sample, Tally, Turn
 from train.data.source import DataConfig, read_json_file, read_plain_pickle
+
+PANOPTIC = r"(-(other|merged|stuff))+$"  # what panoptic COCO adds to the names of materials
 
 
 def picture_of(image: Mapping[str, Any], gallery: Gallery) -> Picture:
@@ -77,9 +80,9 @@ def read_instances(config: DataConfig, tally: Tally) -> Iterator[Sample]:
 
 
 def names_of(category: Mapping[str, Any]) -> tuple[str, ...]:
-    """ "stop_sign" and "apple_(fruit)" as words."""
+    """ "stop_sign", "apple_(fruit)" and panoptic COCO's "sky-other-merged" as words."""
     listed = category.get("synonyms") or [category["name"]]
-    plain = (name.split("_(")[0].replace("_", " ") for name in listed)
+    plain = (re.sub(PANOPTIC, "", name.split("_(")[0]).replace("_", " ") for name in listed)
     return tuple(dict.fromkeys(plain))
 
 

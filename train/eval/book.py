@@ -123,10 +123,10 @@ def refuse_other(found: dict[str, Any], header: dict[str, Any], file: Path) -> N
     """Raises LoupeError where a file's header is not the run's."""
     for name, what in (
         ("task", "another task"),
+        ("limit", "another --limit"),
         ("data", "other data"),
         ("models", "another model"),
         ("shard", "another shard"),
-        ("limit", "another --limit"),
     ):
         if found.get(name) != header[name]:
             theirs = json.dumps(found.get(name))

@@ -18,14 +18,15 @@ EXAMPLES = 8  # of the best, and of the worst
 CLASSES = 14  # most rows of a confusion; the rest are counted together
 OTHER = "anything else"
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem;
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem;
   color: #1c1c1c; background: #fff }
 h1 { font-size: 1.6rem; margin-bottom: 0 } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 p.says { color: #555; margin-top: .2rem } table { border-collapse: collapse }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
+th, td { padding: .25rem .5rem; text-align: right; border-bottom: 1px solid #ddd;
+  white-space: nowrap }
 th:first-child, td:first-child { text-align: left } td small { color: #666 }
 tr.ours td { font-weight: 600 } .scroll { overflow-x: auto }
-.bar { position: relative; width: 12rem; height: .8rem; background: #eee; border-radius: 2px }
+.bar { position: relative; width: 8rem; height: .8rem; background: #eee; border-radius: 2px }
 .bar i { position: absolute; top: 0; bottom: 0; background: #0072b2; opacity: .35 }
 .bar b { position: absolute; top: -2px; bottom: -2px; width: 2px; background: #004c78 }
 .cases { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem }
@@ -89,7 +90,7 @@ def _table(systems: dict[str, Any]) -> str:
         rows.append(f"<tr{ours}><td>{escape(system)}{errors}</td><td>{bar}</td>{cells}</tr>")
     return (
         "<h2>Scores, with 95 % bootstrap intervals</h2><div class=scroll><table><tr><th></th>"
-        f"<th>{escape(names[0])}</th>{head}</tr>{''.join(rows)}</table></div>{_chance(systems)}"
+        f"<th></th>{head}</tr>{''.join(rows)}</table></div>{_chance(systems)}"
     )
 
 
@@ -246,4 +247,7 @@ def _about(scores: dict[str, Any]) -> str:
 
 
 def _told(values: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in values.items())
+    return ", ".join(
+        f"{key}: {_told(value)}" if isinstance(value, dict) else f"{key} {value}"
+        for key, value in values.items()
+    )

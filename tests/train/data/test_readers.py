@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from qformer.contracts import ImageError, LoupeError, RegionError
+from train.data.coco import names_of
 from train.data.readers import READERS, read
 from train.data.sample import Area, Tally
 from train.data.source import DataConfig
@@ -142,6 +143,12 @@ def test_coco_captions_and_instances(tmp_path):
     assert first[8, 7]
     assert second[:, 1:3].all()
     assert second.sum() == 60
+
+
+def test_panoptic_names_are_words():
+    given = ("sky-other-merged", "door-stuff", "wall-brick", "t-shirt", "apple_(fruit)")
+    told = [names_of({"name": name})[0] for name in given]
+    assert told == ["sky", "door", "wall-brick", "t-shirt", "apple"]
 
 
 def test_lvis_pictures_are_named_by_their_address(tmp_path):
