@@ -49,14 +49,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def dense(args: argparse.Namespace, view: Any, familiar: bool, start: float) -> int:
-    """A caption for each region: one pass of the Q-Former for all, all words written together."""
+    """A caption for each thing, of a part and its whole for the better cut: one pass of the
+    Q-Former for all, all words written together."""
     from adapters import coco
-    from demo import everything
+    from demo import everything, finding
     from qformer.contracts import LoupeError
     from qformer.together import Question, answers
 
     settings = everything_wanted(args)
-    found = view.everything(settings, everything.Progress())
+    found = finding.distinct(view.everything(settings, everything.Progress()))
     asked = [Question(view.image, "", (one.region_mask,)) for one in found]
     words = answers(view.assistant, asked) if asked else []
     regions = []
