@@ -99,7 +99,8 @@ class Plain(nn.Module):
         }
 
 
-def stage1(size: str, batch: int, length: int, repeats: int) -> None:
+def stage1(size: str, batch: int, length: int, repeats: int, measured: str | None = None) -> None:
+    """measured: "qformer" or "step", of the two comparisons one alone."""
     width = ENCODERS[size][0]
     torch.manual_seed(0)
     config = QFormerConfig(encoder_hidden_size=width, dropout=0.0)
@@ -130,8 +131,11 @@ def stage1(size: str, batch: int, length: int, repeats: int) -> None:
     one, other = ours_step(image_embeds), plain_step(image_embeds)
     most = max(float((one[name] - other[name]).detach().abs()) for name in one)
     print(f"stage 1, ViT-{size}, {batch} pictures: the losses differ by {most:.1e} at most")
-    print(compare("Q-Former alone, plain / ours", plain_step, ours_step, repeats,
-                  prepare=lambda: image_embeds))  # fmt: skip
+    if measured != "step":
+        print(compare("Q-Former alone, plain / ours", plain_step, ours_step, repeats,
+                      prepare=lambda: image_embeds))  # fmt: skip
+    if measured == "qformer":
+        return
     with tempfile.TemporaryDirectory() as folder:
         cache = FeatureCache(CacheConfig(folder), vision)
         for number, row in enumerate(image_embeds):
@@ -157,9 +161,10 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=32, help="tokens of a caption")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", choices=("qformer", "step"), help="one comparison of the two")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    stage1(arguments.vision, arguments.batch, arguments.length, arguments.repeats)
+    stage1(arguments.vision, arguments.batch, arguments.length, arguments.repeats, arguments.only)
 
 
 if __name__ == "__main__":

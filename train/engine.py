@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -32,6 +33,12 @@ def accelerator_of(config: LoopConfig, folder: Path):
         log_with=list(config.trackers) or None,
         project_config=ProjectConfiguration(str(folder), logging_dir=str(folder)),
     )
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started > 1 and accelerator.num_processes == 1:
+        raise LoupeError(
+            f"{started} processes were started and do not know of each other, so that each would "
+            "train alone in the same folder: on a CPU set ACCELERATE_USE_CPU=true and use torchrun"
+        )
     if config.trackers:
         accelerator.init_trackers("loupe", {"steps": config.steps, "lr": config.lr})
     return accelerator

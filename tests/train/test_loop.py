@@ -246,6 +246,12 @@ def test_the_average_is_what_is_kept(tmp_path):
     assert losses(tmp_path / "plain") == losses(tmp_path / "ema")
 
 
+def test_processes_that_do_not_know_of_each_other_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(LoupeError, match="2 processes were started"):
+        fit(Toy(), CONFIG, tmp_path, silent)
+
+
 def test_another_number_of_processes_is_said(tmp_path):
     fit(Toy(), dataclasses.replace(CONFIG, steps=8), tmp_path, silent)
     state = tmp_path / "state" / states.name_of(8)
