@@ -17,12 +17,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"
-# The first SAM's own sizes, parameters as transformers' SamModel counts them (a test holds it).
-SEGMENTERS = (
-    ("facebook/sam-vit-base", 93_735_728, "the quickest of SAM's three"),
-    ("facebook/sam-vit-large", 312_343_088, "finer outlines, slower"),
-    ("facebook/sam-vit-huge", 641_090_864, "the finest outlines, for a GPU"),
-)
 
 
 @dataclass(frozen=True)
@@ -53,18 +47,23 @@ class Chooser:
 
     @staticmethod
     def segmenters() -> list[dict[str, Any]]:
+        """The same of those known by a short name."""
+        from adapters.segmenters import KNOWN
+
         return [
-            {"model": model, "suits": suits, "licence": "Apache-2.0", "memory": 4 * parameters}
-            for model, parameters, suits in SEGMENTERS
-        ]
+            {"model": name, "suits": known.says, "licence": known.licence,
+             "memory": round(4e6 * known.millions)}
+            for name, known in KNOWN.items()
+        ]  # fmt: skip
 
     def check(self, model: str, segmenter: str | None) -> None:
         """Raises LoupeError for what is not offered: strangers choose from the list alone."""
         from adapters.catalogue import CATALOGUE
+        from adapters.segmenters import KNOWN
         from qformer.contracts import LoupeError
 
         models = {EMBEDDED, *(listed.model for listed in CATALOGUE if listed.answers)}
-        if model not in models or segmenter not in {None, *(name for name, _, _ in SEGMENTERS)}:
+        if model not in models or segmenter not in {None, *KNOWN}:
             raise LoupeError("this model is not on the list: choose one of those shown")
 
 

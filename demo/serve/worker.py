@@ -23,6 +23,8 @@ CLICKS_IN_A_ROW = 4  # then an answer gets a step, however many clicks wait
 METHODS = {"vision": ("preprocess", "encode"), "segmenter": ("encode", "segment")}
 PARTS = ("vision", "segmenter", "bridge", "language")
 QUICK = ("segmenter",)  # somebody has clicked and looks at the picture
+SMALL = 50_000_000  # parameters: a smaller model is done before a second core has joined in
+CORES = torch.get_num_threads()
 _INSIDE = threading.local()  # what a turn calls in turn is part of it
 
 
@@ -135,10 +137,13 @@ def take_turns(assistant: Assistant, worker: Worker) -> Assistant:
     modules inside a part are turns too, so that long work (an answer, beams, everything in a
     picture) lets others in between its steps.
     """
-    for part in PARTS:
-        owner = getattr(assistant, part)
-        if owner is None:
-            continue
+    owners = [(part, getattr(assistant, part)) for part in PARTS]
+    owners = [(part, owner) for part, owner in owners if owner is not None]
+    parameters = sum(one.numel() for _, owner in owners for one in owner.parameters())
+    # While others have the cores, threads that wait for each other take fifty times as long.
+    threads = 1 if parameters < SMALL else CORES
+    worker.run(lambda: torch.set_num_threads(threads), "language")
+    for part, owner in owners:
         for name in METHODS.get(part, ()):
             worker.take(owner, name, part)
         for child in owner.children():

@@ -3,6 +3,7 @@ import threading
 import pytest
 import torch
 
+from demo.serve import worker as turns
 from demo.serve.worker import CLICKS_IN_A_ROW, Worker, take_turns
 
 
@@ -15,9 +16,11 @@ def worker():
 
 def queued(worker, calls):
     """Runs calls, each (name, quick), that all wait at the same time; the order they ran in."""
-    gate, ran = threading.Event(), []
-    threads = [threading.Thread(target=worker.run, args=(gate.wait, "first"))]
+    begun, gate, ran = threading.Event(), threading.Event(), []
+    first = lambda: (begun.set(), gate.wait())  # noqa: E731
+    threads = [threading.Thread(target=worker.run, args=(first, "first"))]
     threads[0].start()
+    assert begun.wait(10)  # it no longer waits itself
     for count, (name, quick) in enumerate(calls, 1):
         call = lambda name=name: ran.append(name)  # noqa: E731
         thread = threading.Thread(target=worker.run, args=(call, "part", quick))
@@ -115,3 +118,14 @@ def test_a_method_of_the_object_itself_is_given_back_too():
     assert part.call() == 7
     second.close()
     assert part.call is own
+
+
+def test_a_small_model_computes_on_one_core_and_a_large_one_on_all(
+    worker, tiny_assistant, monkeypatch
+):
+    monkeypatch.setattr(turns, "CORES", 2)
+    take_turns(tiny_assistant, worker)
+    assert worker.run(torch.get_num_threads, "language") == 1
+    monkeypatch.setattr(turns, "SMALL", 10)
+    take_turns(tiny_assistant, worker)
+    assert worker.run(torch.get_num_threads, "language") == 2
