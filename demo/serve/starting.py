@@ -76,7 +76,8 @@ class Later(ModuleType):
         self.__path__ = self.__spec__.submodule_search_locations  # its parts can be imported, too
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # asked by those who look through sys.modules
+        # The others are asked for by those who look through sys.modules.
+        if name.startswith("__") and name != "__version__":
             raise AttributeError(name)
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]

@@ -151,8 +151,7 @@ def test_predictions_of_other_data_or_another_model_are_refused(asked, done, tmp
     with pytest.raises(LoupeError, match="answers nothing of these data"):
         main(["vqav2", "--data", str(asked), "--predictions", str(file)])
     with pytest.raises(LoupeError, match=r"another model .*give another --out, or delete it"):
-        main(["vqav2", "--data", str(asked), "--out", str(done), "--limit", "9",
-              "--model", "embedded"])  # fmt: skip
+        main(["vqav2", "--data", str(asked), "--out", str(done), "--model", "embedded"])
 
 
 def test_what_is_wrong_with_the_data_is_counted_and_the_rest_goes_on(

@@ -1,0 +1,20 @@
+import sys
+
+import pytest
+
+from demo.serve.starting import Later
+
+
+def test_a_module_that_is_put_off_is_imported_when_something_of_it_is_asked_for(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "put_off.py").write_text("__version__ = '3'\nvalue = 7\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, held in (("__version__", "3"), ("value", 7)):
+        later = Later("put_off")
+        monkeypatch.setitem(sys.modules, "put_off", later)
+        with pytest.raises(AttributeError):  # as those find that look through sys.modules
+            later.__wrapped__  # noqa: B018
+        assert sys.modules["put_off"] is later
+        assert getattr(later, name) == held
+        assert sys.modules["put_off"] is not later
