@@ -24,7 +24,7 @@ from adapters.efficientsam import EfficientSam, EfficientSamConfig
 from adapters.images import load_image
 from adapters.segmenter_efficientsam import EfficientSamSegmenter
 from adapters.segmenter_mobilesam import MobileSam, MobileSamSegmenter
-from adapters.segmenter_sam import SamSegmenter
+from adapters.segmenter_sam import SamHqSegmenter, SamSegmenter
 from adapters.segmenter_sam2 import Sam2Segmenter
 from adapters.segmenters import open_segmenter
 from adapters.tinyvit import TinyVitConfig
@@ -64,8 +64,17 @@ def small() -> SamSegmenter:
     return SamSegmenter(SamModel(SamConfig(vision_config=shape)).eval(), IMAGENET)
 
 
+def sam_hq_vit_b() -> SamHqSegmenter:
+    from transformers import SamHQConfig, SamHQModel
+
+    config = SamHQConfig()
+    config.vision_config.initializer_range = 0.02
+    return SamHqSegmenter(SamHQModel(config).eval(), IMAGENET)
+
+
 FAMILIES: dict[str, Callable[[], Any]] = {
     "sam-vit-b": sam_vit_b,
+    "sam-hq-vit-b": sam_hq_vit_b,
     "sam2.1-tiny": sam2_tiny,
     "efficientsam-ti": lambda: EfficientSamSegmenter(EfficientSam(EfficientSamConfig())),
     "efficientsam-s": lambda: EfficientSamSegmenter(

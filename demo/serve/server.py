@@ -30,7 +30,7 @@ from demo.serve.client import add_calls
 from demo.serve.gate import LOOPBACK, Gate
 from demo.serve.limits import BusyError, Limits
 from demo.serve.metrics import CONTENT_TYPE, Metrics
-from demo.serve.starting import lean_import, one_app, unswept
+from demo.serve.starting import Sweep, lean_import, one_app, unswept
 from qformer.contracts import LoupeError
 
 with lean_import():
@@ -138,7 +138,7 @@ def launch(
         gate, log_level="warning", access_log=False, server_header=False,
         limit_concurrency=CONNECTIONS, timeout_keep_alive=30, timeout_graceful_shutdown=1,
     )  # fmt: skip
-    parts = [Streams(blocks, app), doors, model]
+    parts = [Streams(blocks, app), doors, model, Sweep()]
     server = Server(uvicorn.Server(config), listening, model.loader, parts)
     sys.setswitchinterval(SWITCH)
     model.loader.start(after=HEAD_START)
