@@ -5,7 +5,6 @@ import json
 import pytest
 from PIL import Image
 
-from demo.session import Session
 from qformer.view import View
 
 pytestmark = [
@@ -314,29 +313,3 @@ def test_a_full_queue_is_said_and_the_page_goes_on(visitor):
     visitor.click(0.5, 0.5)
     assert visitor.chips() == ["region 1"]
     visitor.complaints.clear()  # the browser's own line about the 503
-
-
-def test_a_closed_tab_stops_its_answer(visit, tiny_assistant, noise, monkeypatch):
-    import threading
-    import time
-
-    going, steps = threading.Event(), []
-
-    def endless(session, question):
-        going.set()
-        while True:
-            time.sleep(0.02)  # as a model's step does, it leaves the server time to see
-            steps.append(time.monotonic())
-            yield ""
-
-    monkeypatch.setattr(Session, "ask", endless)
-    visitor = visit(lambda: tiny_assistant)
-    visitor.choose()
-    visitor.page.fill(".lt-ask textarea", "what is this?")
-    visitor.page.press(".lt-ask textarea", "Enter")
-    assert going.wait(60)
-    visitor.page.close()
-    end = time.monotonic() + 60
-    while time.monotonic() < end and time.monotonic() - steps[-1] < 2:
-        time.sleep(0.1)
-    assert time.monotonic() < end  # it is asked for no further step
