@@ -39,7 +39,6 @@ types: $(VENV)/.installed-dev  ## mypy on qformer/ and adapters/
 
 unit: $(VENV)/.installed-dev  ## the tests alone (ARGS="-k region -x")
 	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest $(ARGS)
-	$(if $(ARGS),,$(BIN)/python -m pytest -q -o python_files=closed_tab.py tests/demo/closed_tab.py)
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null \
 	  || command -v google-chrome >/dev/null || { \
 	  echo; \

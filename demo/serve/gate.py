@@ -28,6 +28,7 @@ from demo.serve.metrics import Metrics
 NAMED = ("ask", "segment", "describe")  # what the gradio client may call by name
 EVENT_ID = re.compile(r"[0-9a-f]{32}")
 RESET = "/gradio_api/reset"
+HEARTBEAT = "/gradio_api/heartbeat/"  # a stream for as long as a page is open
 EVENTS = ("/gradio_api/queue/join", "/gradio_api/cancel", RESET)
 _CALLS = "|".join(NAMED)
 # (method, path, door): the whole of what is served.
@@ -124,10 +125,13 @@ class Gate:
         metrics: Metrics,
         logins: Logins | None = None,
         hosts: tuple[str, ...] | None = LOOPBACK,
+        left: Callable[[str], Awaitable[None]] | None = None,
     ):
-        """hosts: names the server answers to; None: any, which is for servers with logins."""
+        """hosts: names the server answers to; None: any, which is for servers with logins. left:
+        told the key of a page that was closed."""
         self.app, self.limits, self.metrics, self.logins = app, limits, metrics, logins
         self.hosts = None if hosts is None else {host.lower() for host in hosts}
+        self.left = left
         self.visitors = Visitors()
         self._held = 0  # bytes of bodies in memory
 
@@ -168,6 +172,8 @@ class Gate:
                 await self.app(scope, body, answer)
             finally:
                 self._held -= len(body.content)
+                if self.left is not None and scope["path"].startswith(HEARTBEAT):
+                    await self.left(scope["path"].removeprefix(HEARTBEAT))
         except RefusedError as refused:
             await _refuse(scope, receive, answer, refused)
         finally:
@@ -254,8 +260,8 @@ class Gate:
     def _claim_stream(self, scope: dict, owner: str) -> None:
         """A stream of answers, too, is its owner's alone."""
         path = scope["path"]
-        if path.startswith("/gradio_api/heartbeat/"):
-            self.visitors.claim(path.rpartition("/")[2], owner)
+        if path.startswith(HEARTBEAT):
+            self.visitors.claim(path.removeprefix(HEARTBEAT), owner)
         elif path == "/gradio_api/queue/data":
             query = scope.get("query_string", b"").decode("latin-1")
             keys = re.findall(r"(?:^|&)session_hash=([^&]*)", query)

@@ -30,7 +30,7 @@ from demo.serve.client import add_calls
 from demo.serve.gate import LOOPBACK, Gate
 from demo.serve.limits import BusyError, Limits
 from demo.serve.metrics import CONTENT_TYPE, Metrics
-from demo.serve.starting import Sweep, lean_import, one_app, unswept
+from demo.serve.starting import lean_import, one_app, unswept
 from qformer.contracts import LoupeError
 
 with lean_import():
@@ -77,6 +77,11 @@ class Streams:
 
     def __init__(self, blocks: gr.Blocks, app: Starlette):
         self._queue, self._app = blocks._queue, app.routes[-1].app
+
+    async def leave(self, session: str) -> None:
+        """A page was closed: nothing more is answered there. gradio itself only sees this where the
+        page had begun to listen for the answer."""
+        await self._queue.clean_events(session_hash=session)
 
     def close(self) -> None:
         self._queue.close()
@@ -133,12 +138,13 @@ def launch(
     app = mount(blocks, routes(model.loader, doors, metrics), limits, public_url)
     metrics.reading("loupe_ready", "1 once the model is loaded.", lambda: _ready(model.loader))
     metrics.reading("loupe_sessions", "Visitors remembered.", model.visitors)
-    gate = Gate(app, limits, metrics, logins, hosts(host, logins, public_url))
+    streams = Streams(blocks, app)
+    gate = Gate(app, limits, metrics, logins, hosts(host, logins, public_url), streams.leave)
     config = uvicorn.Config(
         gate, log_level="warning", access_log=False, server_header=False,
         limit_concurrency=CONNECTIONS, timeout_keep_alive=30, timeout_graceful_shutdown=1,
     )  # fmt: skip
-    parts = [Streams(blocks, app), doors, model, Sweep()]
+    parts = [streams, doors, model]
     server = Server(uvicorn.Server(config), listening, model.loader, parts)
     sys.setswitchinterval(SWITCH)
     model.loader.start(after=HEAD_START)

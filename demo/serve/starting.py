@@ -7,7 +7,6 @@ import importlib
 import inspect
 import os
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -96,21 +95,3 @@ def unswept() -> Iterator[None]:
         if swept:
             gc.freeze()
             gc.enable()
-
-
-class Sweep:
-    """Looks for circles of references every so often. gradio leaves in one what answers a page that
-    was closed, and it goes on until it is found: on a server of many objects minutes later, if
-    Python itself is to look."""
-
-    def __init__(self, every: float = 1.0):
-        """every: seconds."""
-        self._ended = threading.Event()
-        threading.Thread(target=self._work, args=(every,), name="loupe-sweep", daemon=True).start()
-
-    def _work(self, every: float) -> None:
-        while not self._ended.wait(every):
-            gc.collect()
-
-    def close(self) -> None:
-        self._ended.set()

@@ -1,10 +1,13 @@
 """The canvas in a real Chromium: pictures, pointing, zoom, keys, touch, small and dark pages."""
 
 import json
+import threading
+import time
 
 import pytest
 from PIL import Image
 
+from demo.session import Session
 from qformer.view import View
 
 pytestmark = [
@@ -313,3 +316,25 @@ def test_a_full_queue_is_said_and_the_page_goes_on(visitor):
     visitor.click(0.5, 0.5)
     assert visitor.chips() == ["region 1"]
     visitor.complaints.clear()  # the browser's own line about the 503
+
+
+def test_a_closed_tab_stops_its_answer(visit, tiny_assistant, noise, monkeypatch):
+    stopped, going = threading.Event(), threading.Event()
+
+    def endless(session, question):
+        going.set()
+        try:
+            while True:
+                time.sleep(0.02)  # as a model's step does, it leaves the server time to see
+                yield ""
+        finally:
+            stopped.set()
+
+    monkeypatch.setattr(Session, "ask", endless)
+    visitor = visit(lambda: tiny_assistant)
+    visitor.choose()
+    visitor.page.fill(".lt-ask textarea", "what is this?")
+    visitor.page.press(".lt-ask textarea", "Enter")
+    assert going.wait(60)
+    visitor.page.close()
+    assert stopped.wait(60)
