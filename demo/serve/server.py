@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from qformer.assistant import Assistant
 
 CONNECTIONS = 2000  # open at once; a page holds two
-HEAD_START = 1.0  # seconds that the first page has the machine to itself, before the model is read
+HEAD_START = 3.0  # seconds the first page has the machine to itself, if nobody wants the model
 SWITCH = 0.0005  # seconds that the model's thread lets the page's wait for Python, ten times less
 
 
@@ -217,6 +217,7 @@ class Late:
         if self.loader.done() and self.loader.ready() is None:
             self.loader.wait()  # raises
         if self.loader.ready() is None:
+            self.loader.hurry()
             raise BusyError("the model is being loaded: come again in a moment", 3, status=503)
         with self._lock:
             if self._made is None:
@@ -271,6 +272,7 @@ def routes(loader: Loader, late: Late, metrics: Metrics) -> list[Route]:
     """What stands beside the page."""
 
     async def health(request: Request) -> Response:
+        loader.hurry()  # whoever asks waits for the model
         ready = bool(_ready(loader))
         return JSONResponse({"status": "ok" if ready else "loading", "ready": ready})
 
