@@ -30,25 +30,31 @@ from train.eval.run import BATCH, batches
 from train.scenes.dialogue import painted_scene
 
 ASKED = ("what is this?", "describe this", "is this a star?", "where is this?")
-# task, data below the folder, headline arm
-TABLE = (
+TABLE = (  # task, data below the folder
     ("shapes", "shapes/val.jsonl"),
     ("easy-vqa", "easyvqa"),
     ("shapeworld", "shapeworld"),
     ("nlvr", "nlvr"),
-    ("captions", "coco_by"),
-    ("aokvqa", "coco_nc/tasks/vqa.jsonl"),
-    ("aokvqa-choice", "coco_nc/tasks/vqa.jsonl"),
-    ("okvqa", "coco_nc/tasks/vqa.jsonl"),
-    ("pope", "coco_nc/tasks/pope.jsonl"),
-    ("vsr", "coco_nc/tasks/vsr.jsonl"),
-    ("sugarcrepe", "coco_by/tasks/itm_pairs.jsonl"),
-    ("valse", "coco_by/tasks/itm_pairs.jsonl"),
-    ("coco-what", "coco_by"),
-    ("region-pope", "coco_by"),
-    ("leakage", "coco_by"),
-    ("refer", "coco_nc/tasks/refer.jsonl"),
+    *(
+        (task, f"{photos}{data}")
+        for task, data in (
+            ("captions", ""),
+            ("aokvqa", "/tasks/vqa.jsonl"),
+            ("aokvqa-choice", "/tasks/vqa.jsonl"),
+            ("okvqa", "/tasks/vqa.jsonl"),
+            ("pope", "/tasks/pope.jsonl"),
+            ("vsr", "/tasks/vsr.jsonl"),
+            ("sugarcrepe", "/tasks/itm_pairs.jsonl"),
+            ("valse", "/tasks/itm_pairs.jsonl"),
+            ("coco-what", ""),
+            ("region-pope", ""),
+            ("leakage", ""),
+            ("refer", "/tasks/refer.jsonl"),
+        )
+        for photos in ("coco_by", "coco_nc")
+    ),
 )
+LEAST = 10  # cases that make a row
 
 
 def questions(pictures: int) -> list[Question]:
@@ -84,29 +90,23 @@ def at_once(assistant: Assistant, asked: list[Question], batch: int) -> list[str
 
 
 def table(folder: Path, out: Path, limit: int, only: list[str]) -> None:
-    """A row of docs/evaluation.md for each task."""
-    print("| task | measure | majority | question only | no region | box crop | blurred crop"
-          " | Loupe | chance | cases |")  # fmt: skip
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    """A row of docs/evaluation.md for each task and data that are there."""
+    print("| task | data | measure | chance | majority | question only | box crop | blurred crop"
+          " | no region | Loupe | cases |")  # fmt: skip
+    print(f"|{'---|' * 11}")
     for task, data in TABLE:
-        if only and task not in only:
+        if (only and task not in only) or not (folder / data).exists():
             continue
-        words = [
-            task,
-            "--data",
-            str(folder / data),
-            "--limit",
-            str(limit),
-            "--out",
-            str(out / task),
-        ]
+        place = out / f"{task}-{data.partition('/')[0]}"
+        words = ["--data", str(folder / data), "--limit", str(limit), "--out", str(place)]
         with contextlib.redirect_stdout(io.StringIO()):
-            evaluate(words)
-        scores = json.loads((out / task / "scores.json").read_text())
-        print(row(task, scores), flush=True)
+            evaluate([task, *words])
+        scores = json.loads((place / "scores.json").read_text())
+        if scores["data"]["cases"] >= LEAST:
+            print(row(task, data.partition("/")[0], scores), flush=True)
 
 
-def row(task: str, scores: dict) -> str:
+def row(task: str, data: str, scores: dict) -> str:
     systems = scores["systems"]
     blind, *_ = systems  # the majority, or the whole picture
     measure = next(iter(systems[blind]["scores"]))
@@ -117,12 +117,12 @@ def row(task: str, scores: dict) -> str:
             return ""
         return f"{found['value']:.3f} ({found['low']:.2f}–{found['high']:.2f})"
 
-    rows = (("question only", "no words"), ("no region",), ("box crop",), ("blurred crop",))
+    rows = (("question only", "no words"), ("box crop",), ("blurred crop",), ("no region",))
     cells = [cell(blind), *(cell(*(f"loupe: {arm}" for arm in names)) for names in rows)]
     last = cell("loupe: regions", "loupe: picture")
     chance = systems[blind]["scores"][measure].get("chance")
-    told, count = "" if chance is None else f"{chance:.2f}", str(scores["data"]["cases"])
-    return f"| {' | '.join([f'`{task}`', measure, *cells, last, told, count])} |"
+    told, count = "" if chance is None else f"{chance:.3f}", str(scores["data"]["cases"])
+    return f"| {' | '.join([f'`{task}`', data, measure, told, *cells, last, count])} |"
 
 
 def main() -> None:

@@ -1,20 +1,25 @@
 """The memory and time of retrieving among many pictures, with features of ViT-g's shape.
 
     python -m benchmarks.retrieval                 5,000 pictures, 25,000 texts, 128 candidates
-    python -m benchmarks.retrieval --read 5000 --matched 5000       nothing drawn: hours on a CPU
+    python -m benchmarks.retrieval --all           the same with nothing drawn: days on a CPU
+    python -m benchmarks.retrieval --all --pictures 200 --texts 1000 --keep 32 \\
+        --width 256 --layers 4                     nothing drawn, in minutes
 
 Encoder outputs are noise, (257, 1408) a picture, made anew each time a picture is read. The
-Q-Former has BLIP-2's size, and reads the first pictures and texts alone; the other vectors, of the
-same shape, and the other match logits are drawn. What it holds at a time is a batch of pictures, or
-one picture and 64 texts, whatever their number: the peak is that of a whole run.
+Q-Former has BLIP-2's size. Without --all it reads the first pictures and texts alone, and of the
+first pictures every pair; the other vectors, of the same shape, and the other match logits are
+drawn. What it holds at a time is a batch of pictures, or one picture and 64 texts, whatever their
+number: the peak is that of a whole run.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import resource
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,27 +65,33 @@ class PartlyRead(RankerModel):
     """Vectors and match logits are drawn for all but the first `read` and `matched`; pictures are
     encoded all the same."""
 
-    def __init__(self, ranker: Ranker, read: int, matched: int) -> None:
+    def __init__(self, ranker: Ranker, read: float, matched: float) -> None:
         super().__init__("loupe", ranker)
-        self.images = self.texts = read
-        self.matched = matched
+        self.limits = {"pictures": read, "texts": read, "matched pictures": matched}
+        self.read: Counter[str] = Counter()
         self.random = torch.Generator().manual_seed(1)
 
+    def _reads(self, kind: str, count: int) -> bool:
+        """Whether the next `count` of a kind are read, not drawn."""
+        reads = self.read[kind] + count <= self.limits[kind]
+        self.read[kind] += count if reads else 0
+        return reads
+
     def image_features(self, images: Sequence[Tensor]) -> Tensor:
-        self.images -= len(images)
-        if self.images >= 0:
+        if self._reads("pictures", len(images)):
             return super().image_features(images)
         vision = self.ranker.vision
         vision.encode(torch.stack([vision.preprocess(image) for image in images]))
         return self._drawn(len(images), QUERIES, VECTOR)
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
-        self.texts -= len(texts)
-        return super().text_features(texts) if self.texts >= 0 else self._drawn(len(texts), VECTOR)
+        if self._reads("texts", len(texts)):
+            return super().text_features(texts)
+        return self._drawn(len(texts), VECTOR)
 
     def rerank(self, image: Tensor, texts: Sequence[str]) -> Tensor:
-        self.matched -= 1
-        if self.matched >= 0:
+        if self._reads("matched pictures", 1):
+            self.read["pairs"] += len(texts)
             return super().rerank(image, texts)
         return torch.randn(len(texts), generator=self.random)
 
@@ -139,10 +150,12 @@ def main() -> None:
         default=2,
         help="pictures of which the Q-Former reads every pair (%(default)s)",
     )
+    parser.add_argument("--all", action="store_true", help="draw nothing: read all of them")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    model = PartlyRead(ranker(arguments.width, arguments.layers), arguments.read, arguments.matched)
+    limits = (math.inf, math.inf) if arguments.all else (arguments.read, arguments.matched)
+    model = PartlyRead(ranker(arguments.width, arguments.layers), *limits)
     rng = np.random.default_rng(0)
     texts = [" ".join(map(str, row)) for row in rng.integers(1000, 30000, (arguments.texts, WORDS))]
     owner = np.arange(arguments.texts) % arguments.pictures
@@ -170,6 +183,12 @@ def main() -> None:
     memory = extra_memory(run)
     held = TOKENS * WIDTH * 4 * arguments.pictures / 2**30
     print(f"{arguments.pictures} x {arguments.texts}, {pairs} pairs matched")
+    drawn = "nothing was drawn" if arguments.all else "the other vectors and logits were drawn"
+    print(
+        "the Q-Former made the vectors of {pictures} pictures and {texts} texts, and the logits of"
+        " {pairs} pairs; ".format(**model.read)
+        + drawn
+    )
     print(f"time {time.perf_counter() - start:.0f} s")
     told = "unknown" if memory is None else f"{memory:.0f} MB"
     whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from train.data.coco import area_of, coco_box, names_of, picture_of
+from train.data.coco import area_of, by_picture, coco_box, name_in, names_of, picture_of
 from train.data.pictures import Gallery
 from train.data.questions import commonest_first, statement, truth
 from train.data.sample import Area, BadSampleError, Sample, Tally, Turn
@@ -154,13 +155,10 @@ def read_valse(config: DataConfig, tally: Tally) -> Iterator[Sample]:
 def read_nocaps(config: DataConfig, tally: Tally) -> Iterator[Sample]:
     """nocaps_val_4500_captions.json; every picture is in-domain, near-domain or out-domain."""
     annotations, gallery = read_json_file(config.file), config.gallery("images")
-    captions: dict[Any, list[str]] = defaultdict(list)
-    for annotation in annotations["annotations"]:
-        with tally.row(f"annotation {annotation.get('id')}"):
-            captions[annotation["image_id"]].append(annotation["caption"])
+    captions = by_picture(annotations, tally, itemgetter("caption"))
     for image in annotations["images"]:
         with tally.row(f"image {image.get('id')}"):
-            turns = (Turn("", tuple(captions[image["id"]])),)
+            turns = (Turn("", tuple(captions.get(image["id"], ()))),)
             extra = {"set": image.get("domain")}
             yield Sample(str(image["id"]), picture_of(image, gallery), turns, extra=extra)
 
@@ -217,16 +215,15 @@ def read_paco(config: DataConfig, tally: Tally) -> Iterator[Sample]:
         if kind in KINDS_OF_ATTRIBUTE
         for number in numbers
     }
-    things: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for annotation in annotations["annotations"]:
-        with tally.row(f"annotation {annotation.get('id')}"):
-            things[annotation["image_id"]].append(annotation)
+    things = by_picture(
+        annotations, tally, lambda one: (area_of(one), name_in(names, one["category_id"]), one)
+    )
     for image in annotations["images"]:
         with tally.row(f"image {image.get('id')}"):
             here = things.get(image["id"], [])
             turns = []
-            for index, annotation in enumerate(here):
-                turns.append(Turn("", names[annotation["category_id"]], (index,)))
+            for index, (_, name, annotation) in enumerate(here):
+                turns.append(Turn("", name, (index,)))
                 said: dict[str, list[str]] = defaultdict(list)
                 for number in annotation.get("attribute_ids") or ():
                     if number in kinds:
@@ -234,7 +231,7 @@ def read_paco(config: DataConfig, tally: Tally) -> Iterator[Sample]:
                 for kind, values in said.items():
                     turns.append(Turn(f"what {kind} is it?", tuple(values), (index,)))
             if turns:
-                areas = tuple(area_of(annotation) for annotation in here)
+                areas = tuple(area for area, _, _ in here)
                 yield Sample(str(image["id"]), picture_of(image, gallery), tuple(turns), areas)
 
 

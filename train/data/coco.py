@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from train.data.pictures import Gallery
 from train.data.sample import Area, BadSampleError, Picture, Sample, Tally, Turn
 from train.data.source import DataConfig, read_json_file, read_plain_pickle
 
+Read = TypeVar("Read")
 PANOPTIC = r"(-(other|merged|stuff))+$"  # what panoptic COCO adds to the names of materials
 
 
@@ -39,21 +40,41 @@ def area_of(annotation: Mapping[str, Any]) -> Area:
     return Area(box=coco_box(annotation["bbox"]))
 
 
+def by_picture(
+    annotations: Mapping[str, Any], tally: Tally, read: Callable[[dict[str, Any]], Read]
+) -> dict[Any, list[Read]]:
+    """What `read` makes of each annotation, by its picture's id. Those that cannot be read, that
+    come twice or whose picture is not listed are counted."""
+    listed = {image.get("id") for image in annotations["images"]}
+    seen: set[Any] = set()
+    found: dict[Any, list[Read]] = defaultdict(list)
+    for annotation in annotations["annotations"]:
+        id = annotation.get("id")
+        with tally.row(f"annotation {id}"):
+            if id in seen:
+                raise BadSampleError("an annotation's id comes twice; the first is kept")
+            if annotation["image_id"] not in listed:
+                raise BadSampleError("an annotation's picture is not listed")
+            found[annotation["image_id"]].append(read(annotation))
+            seen |= set() if id is None else {id}
+    return found
+
+
+def name_in(names: Mapping[Any, tuple[str, ...]], category: Any) -> tuple[str, ...]:
+    if category not in names:
+        raise BadSampleError("an annotation's category is not listed")
+    return names[category]
+
+
 def read_captions(config: DataConfig, tally: Tally) -> Iterator[Sample]:
     """captions_*.json; one sample a picture, with all its captions."""
     annotations = read_json_file(config.inside("captions.json"))
     gallery = config.gallery("images")
-    captions: dict[Any, list[str]] = defaultdict(list)
-    for annotation in annotations["annotations"]:
-        with tally.row(f"annotation {annotation.get('id')}"):
-            if not annotation["caption"].strip():
-                raise BadSampleError("an answer or caption is empty")
-            captions[annotation["image_id"]].append(" ".join(annotation["caption"].split()))
+    captions = by_picture(annotations, tally, lambda one: " ".join(one["caption"].split()))
     for image in annotations["images"]:
         with tally.row(f"image {image.get('id')}"):
             if image["id"] in captions:  # others were not captioned
-                said = tuple(captions[image["id"]])
-                turns = (Turn("", said),)
+                turns = (Turn("", tuple(captions[image["id"]])),)
                 yield Sample(str(image["id"]), picture_of(image, gallery), turns)
 
 
@@ -63,13 +84,12 @@ def read_instances(config: DataConfig, tally: Tally) -> Iterator[Sample]:
     annotations = read_json_file(config.inside("instances.json"))
     gallery = config.gallery("images")
     names = {c["id"]: names_of(c) for c in annotations["categories"]}
-    things: dict[Any, list[tuple[Area, tuple[str, ...]]]] = defaultdict(list)
-    for annotation in annotations["annotations"]:
-        with tally.row(f"annotation {annotation.get('id')}"):
-            if not annotation.get("iscrowd"):
-                things[annotation["image_id"]].append(
-                    (area_of(annotation), names[annotation["category_id"]])
-                )
+    annotations["annotations"] = [
+        one for one in annotations["annotations"] if not one.get("iscrowd")
+    ]
+    things = by_picture(
+        annotations, tally, lambda one: (area_of(one), name_in(names, one["category_id"]))
+    )
     for image in annotations["images"]:
         with tally.row(f"image {image.get('id')}"):
             here = things.get(image["id"])

@@ -8,7 +8,7 @@ from typing import Any
 
 from train.data.coco import area_of
 from train.data.questions import genome_picture
-from train.data.sample import Area, BadSampleError, Sample, Tally, Turn
+from train.data.sample import EMPTY, Area, BadSampleError, Sample, Tally, Turn
 from train.data.source import DataConfig, read_json_file, read_lines
 
 HUMAN, MODEL = ("human", "user"), ("gpt", "assistant")
@@ -85,7 +85,7 @@ def read_genome_regions(config: DataConfig, tally: Tally) -> Iterator[Sample]:
                 x, y = float(region["x"]), float(region["y"])
                 area = Area(box=(x, y, x + region["width"], y + region["height"]))
                 if not region["phrase"].strip():
-                    raise BadSampleError("an answer or caption is empty")
+                    raise BadSampleError(EMPTY)
                 turns.append(Turn("", (region["phrase"].strip(),), (len(areas),)))
                 areas.append(area)
         with tally.row(f"image {entry.get('id')}"):

@@ -30,7 +30,7 @@ def read_vqa(config: DataConfig, tally: Tally) -> Iterator[Sample]:
             answer = answered.get(question["question_id"])
             if answer is None:
                 raise BadSampleError("a question has no answer in the second file")
-            said = [one["answer"] for one in answer["answers"] if one["answer"].strip()]
+            said = [one["answer"] for one in answer["answers"]]
             number = question["image_id"]
             yield Sample(
                 str(question["question_id"]),
@@ -160,7 +160,9 @@ def read_shapeworld(config: DataConfig, tally: Tally) -> Iterator[Sample]:
     gallery = config.gallery("images.zip", "images")
     for place, line in read_lines(file):
         with tally.row(place):
-            if line is None or config.split not in (None, line.get("config")):
+            if line is None:
+                raise BadSampleError("a line is not a JSON object")
+            if config.split not in (None, line.get("config")):
                 continue
             pairs = zip(line["captions"], line["agreement"], strict=True)
             turns = tuple(statement(text, value == 1.0) for text, value in pairs)

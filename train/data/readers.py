@@ -8,7 +8,7 @@ from itertools import islice
 
 from qformer.contracts import LoupeError
 from train.data import benchmarks, coco, dialogues, folder, questions, shapes, streams
-from train.data.sample import Sample, Tally, check
+from train.data.sample import Sample, Tally, check, without_empty
 from train.data.source import DataConfig
 
 READERS: dict[str, Callable[[DataConfig, Tally], Iterator[Sample]]] = {
@@ -66,7 +66,7 @@ def _checked(config: DataConfig, tally: Tally) -> Iterator[Sample]:
             if not config.holds(sample.picture.key):
                 continue
             with tally.row(sample.id):
-                good = check(sample)
+                good = check(without_empty(sample, tally))
                 tally.ok()
                 yield good
     except (KeyError, TypeError, AttributeError, IndexError):

@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from adapters.images import load_region_mask
 from adapters.rle import decode_rle, fill_polygons
 from qformer.contracts import LoupeError, RegionError
 
+EMPTY = "an answer or caption is empty"
 MOST_WORDS = 1000  # of a question or an answer; what is longer is not meant as one
 
 
@@ -114,13 +115,25 @@ class BadSampleError(LoupeError):
     """A line of a data set that cannot be learned from; its message is the reason."""
 
 
+def without_empty(sample: Sample, tally: Tally) -> Sample:
+    """The sample without empty answers, each of which is counted, where others stand beside them;
+    `check` refuses one of which nothing is left."""
+    turns = []
+    for turn in sample.turns:
+        said = tuple(answer for answer in turn.answers if answer.strip())
+        turns.append(replace(turn, answers=said) if said else turn)
+        for _ in range(len(turn.answers) - len(said) if said else 0):
+            tally.add(EMPTY, sample.id)
+    return replace(sample, turns=tuple(turns))
+
+
 def check(sample: Sample) -> Sample:
     """The sample itself. Raises BadSampleError for what no picture is needed to see."""
     if not sample.turns:
         raise BadSampleError("nothing is said about the picture")
     for turn in sample.turns:
-        if not turn.answers or not all(answer.strip() for answer in turn.answers):
-            raise BadSampleError("an answer or caption is empty")
+        if not turn.answers or not all(text.strip() for text in (*turn.answers, *turn.choices)):
+            raise BadSampleError(EMPTY)
         for text in (turn.question, *turn.answers):
             if len(text) > 4 * MOST_WORDS and len(text.split()) > MOST_WORDS:
                 raise BadSampleError(f"a text has more than {MOST_WORDS} words")

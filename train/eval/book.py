@@ -119,7 +119,12 @@ def open_book(folder: str) -> Kept:
     return kept
 
 
-def refuse_other(found: dict[str, Any], header: dict[str, Any], file: Path) -> None:
+def refuse_other(
+    found: dict[str, Any],
+    header: dict[str, Any],
+    file: Path,
+    help: str = "give another --out, or delete it",
+) -> None:
     """Raises LoupeError where a file's header is not the run's."""
     for name, what in (
         ("task", "another task"),
@@ -131,6 +136,4 @@ def refuse_other(found: dict[str, Any], header: dict[str, Any], file: Path) -> N
         if found.get(name) != header[name]:
             theirs = json.dumps(found.get(name))
             theirs = theirs if len(theirs) < 100 else theirs[:97] + "..."
-            raise LoupeError(
-                f"{file} holds answers of {what} ({theirs}): give another --out, or delete it"
-            )
+            raise LoupeError(f"{file} holds answers of {what} ({theirs}): {help}")

@@ -133,7 +133,7 @@ def finish(
     """scores.json and page.html of a run's records."""
     task = asked.definition
     systems = scores.systems_of(task, cases.all, records, judge.nearest)
-    left = scores.left_out(cases.all, records)
+    left = scores.left_out(records)
     for reason, one in cases.left_out.items():
         print(f"loupe: note: {one['cases']} left out: {reason}", file=sys.stderr)
     for reason, ids in left.items():
@@ -167,11 +167,13 @@ def merge(args: argparse.Namespace) -> int:
         raise LoupeError("say where the whole goes: --out")
     parts = [(Path(folder) / PREDICTIONS, open_book(folder)) for folder in args.merge]
     first = parts[0][1].header
+    no_retrieval(first["task"], "--merge")
     of = first["shard"][1]
     for file, part in parts:
         if part.header["shard"][1] != of:
             raise LoupeError(f"{file} is one of {part.header['shard'][1]} shards, others of {of}")
-        refuse_other({**part.header, "shard": None}, {**first, "shard": None}, file)
+        refuse_other({**part.header, "shard": None}, {**first, "shard": None}, file,
+                     f"shards are of one run, as {parts[0][0]} is")  # fmt: skip
     missing = set(range(1, of + 1)) - {part.header["shard"][0] for _, part in parts}
     if missing:
         names = ", ".join(f"{number}/{of}" for number in sorted(missing))
@@ -217,13 +219,14 @@ def score_file(args: argparse.Namespace) -> int:
     asked, file = asked_of(args), Path(args.predictions)
     if not file.is_file():
         raise LoupeError(f"there is no file {file}: check --predictions")
+    no_retrieval(asked.task, "--predictions")
     cases = read_cases(asked)
     kept = read_book(file)
     header, records = kept.header, kept.records
     if header:
         own = {"task": asked.task, "data": cases.sha256, "limit": asked.limit,
                "models": header["models"], "shard": header["shard"]}  # fmt: skip
-        refuse_other(header, own, file)
+        refuse_other(header, own, file, "give the task, --data and --limit that it answers")
         if args.model is not None:
             mine, theirs = provenance(args.model), header["models"].get("loupe", {})
             if any(theirs.get(key) != mine.get(key) for key in ("sha256", "revision")):
@@ -245,7 +248,7 @@ def score_file(args: argparse.Namespace) -> int:
 def read_answers(file: Path, cases: Sequence[Case]) -> list[Record]:
     """A list, lines, or {id: answer}, in Loupe's words or those of the official result files."""
     if file.suffix == ".jsonl":
-        found: Any = [line for _, line in read_lines(file) if line is not None]
+        found: Any = [line for _, line in read_lines(file)]
     else:
         found = read_json_file(file)
     if isinstance(found, dict):
@@ -254,24 +257,28 @@ def read_answers(file: Path, cases: Sequence[Case]) -> list[Record]:
             for id, told in found.items()
         ]
     answers: dict[str, str] = {}
-    twice = 0
+    twice = unread = 0
     for line in found if isinstance(found, list) else ():
-        id = next((line[key] for key in IDS if key in line), None)
-        answer = next((line[key] for key in ANSWERS if key in line), None)
-        if id is not None and answer is not None:
-            twice += str(id) in answers
-            answers.setdefault(str(id), str(answer))
-    known = {case.id for case in cases}
-    strangers = answers.keys() - known
-    if not answers.keys() & known:
+        known = line if isinstance(line, dict) else {}
+        id = next((known[key] for key in IDS if key in known), None)
+        answer = next((known[key] for key in ANSWERS if key in known), None)
+        if id is None or answer is None:
+            unread += 1
+            continue
+        twice += str(id) in answers
+        answers.setdefault(str(id), str(answer))
+    asked = {case.id for case in cases}
+    strangers = answers.keys() - asked
+    if not answers.keys() & asked:
         raise LoupeError(
             f"{file} answers nothing of these data (it needs {' or '.join(IDS)}, and an answer or"
             " caption): it is of other data, or of another model's run"
         )
     for count, what in (
+        (unread, "lines hold no id with an answer and are left out"),
         (twice, "ids come twice; the first answer counts"),
         (len(strangers), "ids are not of these data and are left out"),
-        (len(known - answers.keys()), "cases have no answer, which is scored as wrong"),
+        (len(asked - answers.keys()), "cases have no answer, which is scored as wrong"),
     ):
         if count:
             print(f"loupe: note: {count} {what}", file=sys.stderr)
@@ -285,7 +292,7 @@ def read_answers(file: Path, cases: Sequence[Case]) -> list[Record]:
 
 def compare(args: argparse.Namespace) -> int:
     """A paired test of two systems over the same cases; the data are not needed."""
-    chosen, headers = [], []
+    chosen, headers, told = [], [], []
     for named in args.compare:
         folder, _, name = named.partition("#")
         kept = open_book(folder)
@@ -298,11 +305,13 @@ def compare(args: argparse.Namespace) -> int:
         if name not in systems:
             raise LoupeError(f"{folder} has no {name!r}: it has {', '.join(systems)}")
         chosen.append(systems[name])
+        told.append(f"{name} ({folder})")
     comparison = retrieval.comparison if is_retrieval(headers[0]) else scores.comparison
     tests = comparison(*chosen)
     if args.json:
         print(json.dumps(tests))
         return 0
+    print(f"{told[0]} less {told[1]}, 95 % interval of the difference, paired p")
     for name, test in tests.items():
         print(
             f"{name:22} {test['first']:.3f} - {test['second']:.3f} = {test['difference']:+.3f}"
@@ -319,6 +328,12 @@ def systems_kept(kept: Kept) -> dict[str, Any]:
     cases = [case for _, case in sorted(kept.cases)]
     systems = scores.systems_of(TASKS[kept.header["task"]], cases, kept.records)
     return {system.name: system for system in systems}
+
+
+def no_retrieval(task: str, what: str) -> None:
+    """Raises LoupeError for what a retrieval task has not."""
+    if TASKS[task].retrieval:
+        raise LoupeError(f"{task} compares all with all: it has no {what}")
 
 
 def is_retrieval(header: dict[str, Any]) -> bool:

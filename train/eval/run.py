@@ -31,6 +31,7 @@ from train.eval.task import Record, Task
 from train.eval.tasks import TASKS
 
 BATCH = 64
+UNSEEN = "a picture is missing or cannot be read"
 log = logging.getLogger(__name__)
 Say = Callable[[int, int], None]
 Item = TypeVar("Item")
@@ -178,8 +179,9 @@ class Run:
                 image = images.load(case)
                 region_masks = case.region_masks((image.shape[0], image.shape[1]))
             except (ImageError, RegionError) as error:
-                for system in self.systems:
-                    yield {"id": case.id, "system": system, "left_out": str(error)}
+                reason = UNSEEN if isinstance(error, ImageError) else str(error)
+                why = {"left_out": reason, "error": str(error)}
+                yield from ({"id": case.id, "system": system, **why} for system in self.systems)
                 continue
             area = sum(int(one.sum()) for one in region_masks) if region_masks else None
             shown.append((case, (image, region_masks), area))

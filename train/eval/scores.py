@@ -172,11 +172,12 @@ def scores(task: Task, systems: Sequence[System]) -> dict[str, Any]:
     }
 
 
-def left_out(cases: Sequence[Case], records: Sequence[Record]) -> dict[str, list[str]]:
-    """Why cases could not be shown -> their ids."""
+def left_out(records: Sequence[Record]) -> dict[str, list[str]]:
+    """Why cases could not be shown -> their ids, and what was wrong with each."""
     reasons: dict[str, list[str]] = {}
-    for id, why in {r["id"]: r["left_out"] for r in records if "left_out" in r}.items():
-        reasons.setdefault(why, []).append(id)
+    for id, record in {r["id"]: r for r in records if "left_out" in r}.items():
+        why, more = record["left_out"], record.get("error", "")
+        reasons.setdefault(why, []).append(id if more in ("", why) else f"{id}: {more}")
     return reasons
 
 

@@ -138,7 +138,7 @@ def test_coco_captions_and_instances(tmp_path):
     assert tally.reasons == {"an answer or caption is empty": 1}
     (sample,), tally = all_of("coco-instances", tmp_path)
     assert [turn.answers for turn in sample.turns] == [("stop sign",), ("cup", "mug")]
-    assert tally.reasons == {"99 is missing": 1}
+    assert tally.reasons == {"an annotation's category is not listed": 1}
     first, second = (area.region_mask((30, 40)) for area in sample.areas)
     assert first[8, 7]
     assert second[:, 1:3].all()

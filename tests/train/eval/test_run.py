@@ -159,21 +159,30 @@ def test_answers_made_elsewhere_are_scored_as_a_run_is(asked, tmp_path, capsys):
     results = [{"question_id": f"q{n}{i}", "answer": "Yes."} for n in (1, 2, 3) for i in range(3)]
     results[0] = {"question_id": "stranger", "answer": "yes"}
     file = tmp_path / "results.json"
-    file.write_text(json.dumps([*results, results[1]]))
+    file.write_text(json.dumps([*results, results[1], "nothing", {"question_id": "q10"}]))
     run("vqav2", "--data", asked, "--predictions", file)
     found = scores(tmp_path / "results-scores")["systems"]["results"]
     assert found["scores"]["VQA accuracy"]["value"] == pytest.approx(8 / 9)
     assert found["errors"] == 1
     notes = capsys.readouterr().err
-    for note in ("1 ids come twice", "1 ids are not of these data", "1 cases have no answer"):
+    for note in (
+        "2 lines hold no id with an answer", "1 ids come twice", "1 ids are not of these data",
+        "1 cases have no answer",
+    ):  # fmt: skip
         assert note in notes
+    lines = file.with_name("lines.jsonl")
+    lines.write_text("\n".join([*map(json.dumps, results[1:]), '{"question_id": "q1']))
+    run("vqav2", "--data", asked, "--predictions", lines)
+    assert "1 lines hold no id with an answer" in capsys.readouterr().err
+    found = scores(tmp_path / "lines-scores")["systems"]["lines"]
+    assert found["scores"]["VQA accuracy"]["value"] == pytest.approx(8 / 9)
 
 
 def test_predictions_of_other_data_or_another_model_are_refused(asked, done, tmp_path):
     with pytest.raises(LoupeError, match="not of embedded"):
         main(["vqav2", "--data", str(asked), "--predictions", str(done / "predictions.jsonl"),
               "--model", "embedded"])  # fmt: skip
-    with pytest.raises(LoupeError, match="another task"):
+    with pytest.raises(LoupeError, match="another task .*give the task"):
         main(["okvqa", "--data", str(asked), "--split", "VQAv2", "--predictions",
               str(done / "predictions.jsonl")])  # fmt: skip
     file = tmp_path / "others.jsonl"
@@ -197,18 +206,33 @@ def test_what_is_wrong_with_the_data_is_counted_and_the_rest_goes_on(
             "segmentation": empty,
         },
         {"id": 91, "image_id": 4, "category_id": 2, "bbox": [1, 1, 9, 9]},
-        {"id": 92, "image_id": 5, "category_id": 99, "bbox": [1, 1, 9, 9]},
+        {"id": 92, "image_id": 1, "category_id": 99, "bbox": [1, 1, 9, 9]},
+        {"id": 93, "image_id": 99, "category_id": 2, "bbox": [1, 1, 9, 9]},
+        {"id": 94, "image_id": 1, "category_id": 2, "bbox": [9, 9, 0, 4]},
+        {"id": 95, "image_id": 5, "category_id": 2, "bbox": [1, 1, 9, 9]},
+        values["annotations"][0],
     ]
-    values["images"] += [{"id": 4, "file_name": "lost.png"}, values["images"][2]]
+    whole = (coco / "images" / "1.png").read_bytes()
+    (coco / "images" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    values["images"] += [
+        {"id": 4, "file_name": "lost.png"}, {"id": 5, "file_name": "cut.png"},
+        values["images"][2],
+    ]  # fmt: skip
     (coco / "instances.json").write_text(json.dumps(values))
     out = tmp_path / "out"
     run("coco-what", "--data", coco, "--model", tiny_model, "--out", out)
     left = scores(out)["data"]["left_out"]
     reasons = " ".join(left)
     assert "is empty" in reasons
-    assert "there is no file" in reasons
+    assert "a box has no area" in reasons
+    unseen = left["a picture is missing or cannot be read"]
+    assert unseen["cases"] == 2
+    assert "lost.png" in unseen["examples"][0]
+    assert "cut.png is damaged" in unseen["examples"][1]
     assert "an id comes twice" in reasons
-    assert "99" in reasons
+    assert "category is not listed" in reasons
+    assert "picture is not listed" in reasons
+    assert "an annotation's id comes twice" in reasons
     assert scores(out)["data"]["cases"] == 6
     assert "left out" in capsys.readouterr().err
 
@@ -240,6 +264,7 @@ def test_captions_in_any_script_are_scored(coco, tiny_model, tmp_path):
         (["vqav2", "--data", "x", "--limit", "-1"], "--limit"),
         (["vqav2", "--data", "x", "--sentence-encoder", "y"], "or ask coco-what"),
         (["coco-retrieval", "--data", "x"], "compares no vectors"),
+        (["coco-retrieval", "--data", "x", "--predictions", "pyproject.toml"], "no --predictions"),
     ],
 )
 def test_what_a_user_can_put_right_is_said_in_a_line(words, message, capsys):

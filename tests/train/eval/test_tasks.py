@@ -10,7 +10,7 @@ import torch
 
 from adapters.peers import PEERS
 from train.data.pictures import FilePicture
-from train.data.sample import Tally
+from train.data.sample import EMPTY, Tally
 from train.data.source import DataConfig
 from train.eval import arms, scoring
 from train.eval.case import Case, spread, unique
@@ -231,6 +231,18 @@ def test_nocaps_keeps_the_domain(coco):
     assert TASKS["nocaps"].strata(found) == "near-domain"
 
 
+def test_an_empty_answer_beside_others_is_counted_and_the_others_stay(coco):
+    gallery = {"filename": "1.png", "split": "test", "cocoid": 1}
+    own = {"images": [
+        {**gallery, "sentences": [{"raw": "a dog"}, {"raw": " "}, {"raw": "собака"}]},
+        {**gallery, "cocoid": 2, "sentences": [{"raw": ""}]},
+    ]}  # fmt: skip
+    file = write(coco, "dataset_coco.json", own)
+    found = read_cases(Asked("coco", DataConfig("karpathy", str(file))))
+    assert [one.answers for one in found.all] == [("a dog", "собака")]
+    assert found.left_out == {EMPTY: {"cases": 2, "examples": ["1", "2"]}}
+
+
 def test_gar_bench_names_its_regions(coco):
     rle = [
         one["segmentation"]
@@ -253,7 +265,8 @@ def test_paco_asks_for_names_and_attributes(coco):
     values["attributes"] = [{"id": 0, "name": "light_blue"}, {"id": 1, "name": "wood"}]
     values["attr_type_to_attr_idxs"] = {"color": [0], "material": [1]}
     values["annotations"][0]["attribute_ids"] = [0, 1]
-    file = write(coco, "paco.json", values)
+    values["annotations"].append({"id": 90, "image_id": 1, "category_id": 1, "bbox": [5, 5, 0, 3]})
+    file = write(coco, "paco.json", values)  # an area of nothing costs no other thing its questions
     names = cases_of("paco-what", file)
     assert {one.truth for one in names} == {"mug", "handle", "dog"}
     asked = {one.question: one.answers for one in cases_of("paco-attributes", file)}
