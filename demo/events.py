@@ -214,5 +214,9 @@ WORK: dict[str, dict[str, Check]] = {
 # About models: `Chat.model`.
 MODELS: dict[str, dict[str, Check]] = {
     "list": {},
-    "choose": {"model": name, "segmenter": optional(name)},
+    "choose": {
+        "model": name,
+        "segmenter": optional(name),
+        "precision": choice("fp32", "bf16", "int8", "nf4"),
+    },
 }

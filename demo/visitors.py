@@ -46,6 +46,13 @@ class Sessions:
             self._keep(key, session)
             return session
 
+    def read_by(self, assistant: Assistant) -> None:
+        """Another model reads everybody's pictures from now on."""
+        with self._lock:
+            sessions = list(self._sessions.values())
+        for session in sessions:
+            session.read_by(assistant)
+
     def drop(self, key: str) -> None:
         """A page has gone, and its session with the last that showed it."""
         with self._lock:

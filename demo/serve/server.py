@@ -223,7 +223,9 @@ class Late:
             if self._made is None:
                 from demo.serve.programs import Programs
 
-                self._made = Programs(self.loader.ready, self.limits, self.metrics, self._named)
+                made = Programs(self.loader.ready, self.limits, self.metrics, self._named)
+                self.loader.on_change(lambda assistant: made.doors.shelf.clear())
+                self._made = made
         return self._made
 
     def _named(self) -> str:
