@@ -271,19 +271,61 @@ def test_clip_and_align_compare_as_their_class(build, tmp_path):
     assert peer.name_it(asked) == [names[index] for index in best]
 
 
-@torch.no_grad()
-def test_sentences_are_compared_by_their_mean_states(tmp_path):
+POOLING = "sentence_transformers.models."
+
+
+def sentence_encoder(folder, pooling=None, *more):
+    """A BERT as Sentence-Transformers writes it; pooling: what 1_Pooling/config.json says."""
     torch.manual_seed(0)
     values = {k: v for k, v in TEXT.items() if k not in ("encoder_hidden_size", "sep_token_id")}
-    model = tiny.lively(transformers.BertModel(transformers.BertConfig(**values)))
-    model.save_pretrained(tmp_path)
-    bert(tmp_path)
+    model = tiny.lively(transformers.BertModel(transformers.BertConfig(**values))).eval()
+    model.save_pretrained(folder)
+    bert(folder)
+    if pooling is not None:
+        parts = [("Transformer", ""), ("Pooling", "1_Pooling"), *more, ("Normalize", "3_Normalize")]
+        modules = [{"path": path, "type": POOLING + kind} for kind, path in parts]
+        (folder / "modules.json").write_text(json.dumps(modules))
+        (folder / "1_Pooling").mkdir()
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    return model
+
+
+OLD = {"pooling_mode_mean_tokens": False, "pooling_mode_max_tokens": False}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("written", "pooling"),
+    [
+        (None, "mean"), ({**OLD, "pooling_mode_mean_tokens": True}, "mean"),
+        ({**OLD, "pooling_mode_cls_token": True}, "cls"), ({"pooling_mode": "mean"}, "mean"),
+        ({"pooling_mode": "cls"}, "cls"),
+    ],
+)  # fmt: skip
+def test_sentences_are_compared_as_sentence_transformers_does(written, pooling, tmp_path):
+    """Mean over the tokens that are shown, or the first token's state; then the cosine."""
+    model = sentence_encoder(tmp_path, written)
     encoder = SentenceEncoder.open(tmp_path)
-    alone = [model.eval()(**words(tmp_path, [text])).last_hidden_state[0].mean(0) for text in TEXTS]
-    expected = torch.nn.functional.cosine_similarity(alone[0], torch.stack(alone), dim=-1)
-    found = encoder.similarity([TEXTS[0], ""], TEXTS)
-    torch.testing.assert_close(torch.tensor(found[0]).float(), expected, atol=1e-5, rtol=1e-4)
-    assert not found[1].any()
+    states = [model(**words(tmp_path, [text])).last_hidden_state[0] for text in TEXTS]
+    alone = torch.stack([one.mean(0) if pooling == "mean" else one[0] for one in states])
+    torch.testing.assert_close(
+        encoder.encode(TEXTS), torch.nn.functional.normalize(alone, dim=-1), atol=1e-5, rtol=1e-4
+    )
+    cosines = torch.nn.functional.cosine_similarity(alone[0], alone, dim=-1).tolist()
+    found = encoder.nearest(
+        [TEXTS[0], TEXTS[0], " ", TEXTS[0]], [TEXTS[1:2], TEXTS[1:], TEXTS, ["", TEXTS[2]]]
+    )
+    expected = [cosines[1], max(cosines[1:]), 0, max(0, cosines[2])]
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_sentence_encoder_that_ends_otherwise_is_refused(tmp_path):
+    sentence_encoder(tmp_path / "max", {"pooling_mode": "max"})
+    with pytest.raises(CheckpointError, match="pools by max"):
+        SentenceEncoder.open(tmp_path / "max")
+    sentence_encoder(tmp_path / "dense", {"pooling_mode": "mean"}, ("Dense", "2_Dense"))
+    with pytest.raises(CheckpointError, match="ends in Dense"):
+        SentenceEncoder.open(tmp_path / "dense")
 
 
 def test_an_unknown_peer_is_named_with_the_nearest(tmp_path):
@@ -321,14 +363,23 @@ def test_a_peer_stands_beside_loupe_in_one_run(tmp_path):
         "annotations": things,
     }))  # fmt: skip
     model = tiny.loupe(tmp_path / "loupe")
+    sentence_encoder(tmp_path / "sentences")
     out = tmp_path / "out"
-    words = ["--model", str(model), "--peer", f"clip={tmp_path / 'clip'}", "--out", str(out)]
+    words = ["--model", str(model), "--peer", f"clip={tmp_path / 'clip'}", "--out", str(out),
+             "--sentence-encoder", str(tmp_path / "sentences")]  # fmt: skip
     assert main(["coco-what", "--data", str(tmp_path), *words]) == 0
     found = json.loads((out / "scores.json").read_text())
     systems = found["systems"]
     assert {"majority", "loupe: regions", "clip: box crop", "clip: no region"} <= systems.keys()
     assert "clip: regions" not in systems
     assert found["models"]["clip"]["class"] == "CLIPModel"
+    assert len(found["sentence_encoder"]["sha256"]) == 64
+    right, near = (
+        systems["clip: box crop"]["scores"][name]["value"] for name in ("accuracy", "similarity")
+    )
+    assert right <= near + 1e-6
+    assert systems["majority"]["scores"]["accuracy"]["chance"] == 0.5
+    assert "sentence encoder" in (out / "page.html").read_text()
     lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()[1:]]
     answers = [line for line in lines if "answer" in line]
     named = {line["answer"] for line in answers if line["system"].startswith("clip")}

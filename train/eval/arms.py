@@ -73,7 +73,8 @@ def arms_for(regions: bool, sees_regions: bool) -> tuple[str, ...]:
     them; others get crops."""
     if not regions:
         return "question only", "picture"
-    crops = ("question only", "no region", "box crop", "blurred crop")
+    # Those that show the whole picture follow each other: it is encoded for the first of them.
+    crops = ("question only", "box crop", "blurred crop", "no region")
     return (*crops, "regions") if sees_regions else crops
 
 

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from train.eval.case import Case
 from train.eval.models import open_model, provenance
 from train.eval.page import page
 from train.eval.run import Asked, Cases, Run, list_cases, read_cases
-from train.eval.task import Record
+from train.eval.task import Record, Task
 from train.eval.tasks import TASKS
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -85,6 +85,7 @@ def models_of(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]
 def evaluate(args: argparse.Namespace) -> int:
     asked, out = asked_of(args), args.out or Path("runs/eval") / args.task
     start = time.perf_counter()
+    judge = Judge.of(args, asked.definition)
     models, about = models_of(args)
     if asked.definition.retrieval:
         result = retrieval.evaluate(asked, models, about, out, console.progress, args.batch)
@@ -94,9 +95,30 @@ def evaluate(args: argparse.Namespace) -> int:
     run = Run(asked, models, out, about, chosen, args.batch, console.progress)
     records = run.answer()
     seconds = time.perf_counter() - start
-    result = finish(asked, run.cases, records, about, out, seconds, args.sentence_encoder)
+    result = finish(asked, run.cases, records, about, out, seconds, judge)
     console.print_scores(result, args.json)
     return 0
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Who says how near a name comes in meaning to the right one, and what identifies it."""
+
+    nearest: scores.Similarity | None = None
+    about: dict[str, Any] | None = None
+
+    @classmethod
+    def of(cls, args: argparse.Namespace, task: Task) -> Judge:
+        """Opened before anything is asked. Raises LoupeError where it would have nothing to say."""
+        source = args.sentence_encoder
+        if not source:
+            return cls()
+        if not task.similar:
+            names = ", ".join(name for name, one in TASKS.items() if one.similar)
+            raise LoupeError(
+                f"--sentence-encoder compares names of things: leave it out, or ask {names}"
+            )
+        return cls(SentenceEncoder.open(source).nearest, provenance(source))
 
 
 def finish(
@@ -106,12 +128,11 @@ def finish(
     about: dict[str, Any],
     out: Path,
     seconds: float,
-    sentence_encoder: str | None = None,
+    judge: Judge,
 ) -> dict[str, Any]:
     """scores.json and page.html of a run's records."""
     task = asked.definition
-    similar = SentenceEncoder.open(sentence_encoder).similarity if sentence_encoder else None
-    systems = scores.systems_of(task, cases.all, records, similar)
+    systems = scores.systems_of(task, cases.all, records, judge.nearest)
     left = scores.left_out(cases.all, records)
     for reason, one in cases.left_out.items():
         print(f"loupe: note: {one['cases']} left out: {reason}", file=sys.stderr)
@@ -132,8 +153,8 @@ def finish(
         "machine": scores.machine(),
         "seconds": round(seconds, 2),
     }  # fmt: skip
-    if sentence_encoder:
-        result["sentence_encoder"] = provenance(sentence_encoder)
+    if judge.about:
+        result["sentence_encoder"] = judge.about
     scores.save_json(result, out / "scores.json")
     (out / "page.html").write_text(page(task, result, systems), encoding="utf-8")
     print(f"loupe: wrote {out}/scores.json and {out}/page.html", file=sys.stderr)
@@ -165,8 +186,8 @@ def merge(args: argparse.Namespace) -> int:
     asked = asked_before(header)
     whole = Cases(with_pictures(asked, [case for _, case in cases]), header["left_out"],
                   header["data"])  # fmt: skip
-    result = finish(asked, whole, book.records, header["models"], args.out, seconds,
-                    args.sentence_encoder)  # fmt: skip
+    judge = Judge.of(args, asked.definition)
+    result = finish(asked, whole, book.records, header["models"], args.out, seconds, judge)
     console.print_scores(result, args.json)
     return 0
 
@@ -215,7 +236,8 @@ def score_file(args: argparse.Namespace) -> int:
         header = {"format": FORMAT, "models": {file.stem: {"file": str(file)}}}
     out = args.out or file.parent / f"{file.stem}-scores"
     seconds = sum(record.get("seconds", 0.0) for record in records)
-    result = finish(asked, cases, records, header["models"], out, seconds, args.sentence_encoder)
+    judge = Judge.of(args, asked.definition)
+    result = finish(asked, cases, records, header["models"], out, seconds, judge)
     console.print_scores(result, args.json)
     return 0
 

@@ -6,13 +6,18 @@ import json
 import sys
 from typing import Any
 
+from train.eval.scores import CHANCE, chances
+
 
 def print_scores(scores: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(scores, ensure_ascii=False))
         return
-    systems = scores["systems"]
+    systems, chance = scores["systems"], chances(scores["systems"])
     width = max(map(len, systems))
+    if chance:
+        told = "  ".join(f"{measure} {value:.3f}" for measure, value in [*chance.items()][:4])
+        print(f"{CHANCE:{width}}  {told}")
     for name, one in systems.items():
         told = "  ".join(
             f"{measure} {score['value']:.3f} ({score['low']:.3f}-{score['high']:.3f})"

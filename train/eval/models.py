@@ -7,9 +7,9 @@ whether it `sees_regions`, and has a method for each of its ways; see `adapters.
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,16 @@ from qformer.retrieval import Ranker
 from qformer.together import Likelihood, Question
 from qformer.view import View
 
-SEARCHED = 64  # pictures whose proposals are kept: those of a batch
+
+@dataclass
+class Read:
+    """A picture that was read, and what is found in it."""
+
+    view: View
+
+    @cached_property
+    def everything(self) -> list[Proposal]:
+        return self.view.everything(Everything(**finding.GENEROUS))
 
 
 class AssistantModel:
@@ -43,17 +52,29 @@ class AssistantModel:
         checkpoint's own way; preset: always this one."""
         self.name, self.assistant = name, assistant
         self.presets, self.preset = presets, preset
-        self._searched: OrderedDict[int, tuple[View, list[Proposal]]] = OrderedDict()
+        self._read: dict[int, Read] = {}
 
     def decoding(self, preset: str) -> Decoding:
         chosen = self.preset or (preset if self.presets else None)
         return PRESETS[chosen] if chosen else self.assistant.config.decoding
 
     def write(self, questions: Sequence[Question], preset: str) -> Batch:
-        return together.answers(self.assistant, questions, self.decoding(preset))
+        views = self._views(questions)
+        return together.answers(self.assistant, questions, self.decoding(preset), views)
 
     def choose(self, questions: Sequence[Question]) -> list[list[Likelihood] | LoupeError]:
-        return together.likelihoods(self.assistant, questions)
+        return together.likelihoods(self.assistant, questions, views=self._views(questions))
+
+    def _views(self, questions: Sequence[Question]) -> list[View]:
+        """Of the questions' pictures. Those of the last call are kept, and no others: a picture
+        that the next arm shows again is not encoded again."""
+        read: dict[int, Read] = {}
+        for image in (question.image for question in questions):
+            # A View holds its image: no other gets its id.
+            known = read.get(id(image)) or self._read.get(id(image))
+            read[id(image)] = known or Read(View(self.assistant, image))
+        self._read = read
+        return [one.view for one in read.values()]
 
     def find(self, questions: Sequence[Question]) -> list[list[Tensor] | LoupeError]:
         """The region_masks that fit each question's text, best first; without a text those that the
@@ -62,29 +83,21 @@ class AssistantModel:
         result: list[list[Tensor] | LoupeError] = []
         segmenter = self.assistant.segmenter
         reads = segmenter is not None and segmenter.capabilities.text
+        self._views(questions)
         for question in questions:
+            read = self._read[id(question.image)]
             try:
                 if reads and question.text:
-                    view = View(self.assistant, question.image)
-                    proposals = view.find(question.text, threshold=0.0)
+                    proposals = read.view.find(question.text, threshold=0.0)
                 else:
-                    view, proposals = self._everything(question.image)
+                    proposals = read.everything
                     if question.text:
-                        found = finding.among(view, proposals, question.text)
+                        found = finding.among(read.view, proposals, question.text)
                         proposals = [one.proposal for one in found]
                 result.append([one.region_mask for one in proposals])
             except LoupeError as error:
                 result.append(error)
         return result
-
-    def _everything(self, image: Tensor) -> tuple[View, list[Proposal]]:
-        """All that is proposed in a picture, kept for the next questions about it."""
-        if id(image) not in self._searched:  # the View holds the image: no other gets its id
-            view = View(self.assistant, image)
-            self._searched[id(image)] = view, view.everything(Everything(**finding.GENEROUS))
-            while len(self._searched) > SEARCHED:
-                self._searched.popitem(last=False)
-        return self._searched[id(image)]
 
     def about(self, preset: str) -> dict[str, Any]:
         return {"decoding": asdict(self.decoding(preset))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from adapters.draw import data_uri, displayed, snapshot
 from qformer.contracts import LoupeError
-from train.eval.scores import System
+from train.eval.scores import CHANCE, System, chances
+from train.eval.scoring import plain_text, text_of
 from train.eval.task import Task
 
 EXAMPLES = 8  # of the best, and of the worst
@@ -29,12 +30,14 @@ tr.ours td { font-weight: 600 } .scroll { overflow-x: auto }
 .bar { position: relative; width: 8rem; height: .8rem; background: #eee; border-radius: 2px }
 .bar i { position: absolute; top: 0; bottom: 0; background: #0072b2; opacity: .35 }
 .bar b { position: absolute; top: -2px; bottom: -2px; width: 2px; background: #004c78 }
+.bar s { position: absolute; top: -4px; bottom: -4px; border-left: 1px dashed #888 }
 .cases { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem }
 .cases figure { margin: 0; border: 1px solid #ddd; border-radius: 6px; padding: .6rem }
 .cases img { max-width: 100%; max-height: 14rem; display: block; margin: 0 auto .4rem }
 .cases dl { margin: 0; font-size: .87rem } .cases dt { color: #666; float: left; clear: left;
   width: 7.5rem } .cases dd { margin: 0 0 0 7.8rem; overflow-wrap: anywhere }
 .right { color: #006b4a } .wrong { color: #a33900 } td.heat { text-align: center }
+.confusion th { white-space: normal; vertical-align: bottom; font-weight: 500 }
 dl.about { font-size: .87rem } dl.about dt { color: #666 } dl.about dd { margin: 0 0 .3rem 1rem;
   overflow-wrap: anywhere }
 @media (prefers-color-scheme: dark) { body { color: #e6e6e6; background: #161616 }
@@ -63,7 +66,7 @@ def table_page(scores: dict[str, Any]) -> str:
 
 def _whole(scores: dict[str, Any], *parts: str) -> str:
     title = escape(scores["task"])
-    says = f"{escape(scores['says'])}. {escape(scores['rule'])}."
+    says = f"{escape(scores['says'])}<br>Rule: {escape(scores['rule'])}"
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
@@ -78,27 +81,25 @@ def number(value: float | None) -> str:
 
 def _table(systems: dict[str, Any]) -> str:
     names = list(dict.fromkeys(name for one in systems.values() for name in one["scores"]))
-    scale = max((one["scores"][names[0]]["high"] or 0) for one in systems.values()) or 1.0
-    scale = max(scale, 1.0)
+    scale = max(1.0, *((one["scores"][names[0]]["high"] or 0) for one in systems.values()))
     head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    chance = chances(systems)
     rows = []
+    if chance:
+        cells = "".join(
+            f"<td>{number(chance[name]) if name in chance else ''}</td>" for name in names
+        )
+        rows.append(f"<tr><td>{CHANCE}</td><td></td>{cells}</tr>")
     for system, one in systems.items():
         cells = "".join(_cell(one["scores"].get(name)) for name in names)
-        bar = _bar(one["scores"][names[0]], scale)
+        bar = _bar(one["scores"][names[0]], scale, chance.get(names[0]))
         errors = f" <small>{one['errors']} not answered</small>" if one["errors"] else ""
         ours = ' class="ours"' if system.endswith((": regions", ": picture")) else ""
         rows.append(f"<tr{ours}><td>{escape(system)}{errors}</td><td>{bar}</td>{cells}</tr>")
     return (
         "<h2>Scores, with 95 % bootstrap intervals</h2><div class=scroll><table><tr><th></th>"
-        f"<th></th>{head}</tr>{''.join(rows)}</table></div>{_chance(systems)}"
+        f"<th></th>{head}</tr>{''.join(rows)}</table></div>"
     )
-
-
-def _chance(systems: dict[str, Any]) -> str:
-    scores = next(iter(systems.values()))["scores"]
-    known = {name: one["chance"] for name, one in scores.items() if "chance" in one}
-    told = ", ".join(f"{escape(name)} {number(value)}" for name, value in known.items())
-    return f"<p><small>Chance: {told}.</small></p>" if told else ""
 
 
 def _cell(score: dict[str, Any] | None) -> str:
@@ -108,13 +109,14 @@ def _cell(score: dict[str, Any] | None) -> str:
     return f"<td>{number(score['value'])} <small>{low}–{high}</small></td>"
 
 
-def _bar(score: dict[str, Any], scale: float) -> str:
+def _bar(score: dict[str, Any], scale: float, chance: float | None) -> str:
     if score["value"] is None:
         return ""
     low, value, high = (100 * score[key] / scale for key in ("low", "value", "high"))
+    by_chance = "" if chance is None else f'<s style="left:{100 * chance / scale:.1f}%"></s>'
     return (
-        f'<div class="bar"><i style="left:{low:.1f}%;width:{max(high - low, 0.4):.1f}%"></i>'
-        f'<b style="left:{value:.1f}%"></b></div>'
+        f'<div class="bar">{by_chance}<i style="left:{low:.1f}%;width:{max(high - low, 0.4):.1f}%">'
+        f'</i><b style="left:{value:.1f}%"></b></div>'
     )
 
 
@@ -197,32 +199,41 @@ def _figure(system: System, row: int, told: dict[str, dict[str, Any]]) -> str:
 
 
 def _confusion(system: System) -> str:
-    """Truth down, answer across, the commonest answers first."""
+    """Truth down, answer across, the commonest first; what is rare is counted together."""
     pairs = Counter(
-        (case.truth, str(record.get("answer") or "").strip().lower())
+        (plain_text(case.truth), plain_text(text_of(record)))
         for case, record in zip(system.cases, system.records, strict=True)
     )
-    truths = _common((truth, count) for (truth, _), count in pairs.items())
-    said = _common((answer, count) for (_, answer), count in pairs.items())
-    columns = [answer for answer in truths if answer in said]
-    columns = [*columns, *(a for a in said if a not in columns)][:CLASSES]
+    truths, said = (_common(pairs, side) for side in (0, 1))
+    right = [answer for answer in truths if answer in said]
+    columns = [*right, *(answer for answer in said if answer not in right)][:CLASSES]
+    shown: Counter[tuple[str, str]] = Counter()
+    for (truth, answer), count in pairs.items():
+        row = truth if truth in truths[:CLASSES] else OTHER
+        shown[row, answer if answer in columns else OTHER] += count
     rows = []
-    for truth in truths[:CLASSES]:
-        total = sum(count for (real, _), count in pairs.items() if real == truth)
-        counts = [pairs[truth, answer] for answer in columns]
-        cells = "".join(_heat(count, total) for count in [*counts, total - sum(counts)])
-        rows.append(f"<tr><td>{escape(truth)}</td>{cells}<td>{total}</td></tr>")
-    head = "".join(f"<th>{escape(answer or '(nothing)')}</th>" for answer in [*columns, OTHER])
+    for truth in _named(truths[:CLASSES], truths):
+        counts = [shown[truth, answer] for answer in _named(columns, said)]
+        cells = "".join(_heat(count, sum(counts)) for count in counts)
+        rows.append(f"<tr><td>{escape(truth)}</td>{cells}<td>{sum(counts)}</td></tr>")
+    names = _named(columns, said)
+    head = "".join(f"<th>{escape(name or '(nothing)')}</th>" for name in names)
     table = f"<table><tr><th></th>{head}<th>all</th></tr>{''.join(rows)}</table>"
     title = f"Confusion of {escape(system.name)}: truth down, answer across"
-    return f"<h2>{title}</h2><div class=scroll>{table}</div>"
+    return f'<h2>{title}</h2><div class="scroll confusion">{table}</div>'
 
 
-def _common(counted: Iterable[tuple[str, int]]) -> list[str]:
+def _common(pairs: Counter[tuple[str, str]], side: int) -> list[str]:
+    """The names on one side of pairs, the commonest first."""
     total: Counter[str] = Counter()
-    for name, count in counted:
-        total[name] += count
+    for pair, count in pairs.items():
+        total[pair[side]] += count
     return [name for name, _ in total.most_common()]
+
+
+def _named(shown: list[str], every: list[str]) -> list[str]:
+    """Those shown, and a name for the rest where there are more."""
+    return shown if len(shown) == len(every) else [*shown, OTHER]
 
 
 def _heat(count: int, total: int) -> str:
@@ -240,6 +251,8 @@ def _about(scores: dict[str, Any]) -> str:
         ("machine", _told(scores["machine"])),
         ("time", f"{scores['seconds']:.1f} s"),
     ]
+    if "sentence_encoder" in scores:
+        lines.append(("sentence encoder", _told(scores["sentence_encoder"])))
     for reason, one in scores["data"]["left_out"].items():
         lines.append((f"left out, {one['cases']}", f"{reason} ({', '.join(one['examples'])})"))
     body = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in lines)

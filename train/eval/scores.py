@@ -22,7 +22,9 @@ from train.eval.stats import Measure, compare
 from train.eval.task import Record, Task
 
 SMALL, LARGE = 32**2, 96**2  # pixels of a region: COCO's bounds for small, medium and large
-Similarity = Callable[[Sequence[str], Sequence[str]], np.ndarray]
+CHANCE = "chance"
+# of each text, how near it comes to the nearest of its answers
+Similarity = Callable[[Sequence[str], Sequence[Sequence[str]]], Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,7 @@ def measures_of(
     measures = task.score(cases, records)
     if similar is not None and task.similar:
         told = [str(record.get("answer") or "") for record in records]
-        best = [
-            float(similar([text], case.answers).max())
-            for text, case in zip(told, cases, strict=True)
-        ]
-        measures["similarity"] = Measure.mean(best)
+        measures["similarity"] = Measure.mean(similar(told, [case.answers for case in cases]))
     return measures
 
 
@@ -118,6 +116,13 @@ def summary(measure: Measure, groups: Sequence[str]) -> dict[str, Any]:
     if measure.chance is not None:
         values["chance"] = measure.chance
     return {key: _rounded(value) for key, value in values.items()}
+
+
+def chances(systems: dict[str, Any]) -> dict[str, float]:
+    """Measure -> what knowing nothing gives, of those where that is known. systems: of
+    scores.json."""
+    measures = next(iter(systems.values()))["scores"]
+    return {name: one["chance"] for name, one in measures.items() if "chance" in one}
 
 
 def _rounded(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -79,6 +80,15 @@ def exact_scores(cases: Sequence[Case], records: Sequence[Record]) -> dict[str, 
         for case, record in zip(cases, records, strict=True)
     ]
     return {"accuracy": Measure.mean(right)}
+
+
+def closed_scores(cases: Sequence[Case], records: Sequence[Record]) -> dict[str, Measure]:
+    """As `exact_scores`; chance: any answer that these data know, at random."""
+    known = {plain_text(case.truth) for case in cases}
+    right = [len(known & {plain_text(answer) for answer in case.answers}) for case in cases]
+    chance = float(np.mean(right)) / len(known) if known else None
+    (exact,) = exact_scores(cases, records).values()
+    return {"accuracy": replace(exact, chance=chance)}
 
 
 def choice_scores(cases: Sequence[Case], records: Sequence[Record]) -> dict[str, Measure]:

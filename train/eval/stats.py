@@ -23,8 +23,8 @@ def ratio(sums: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Measure:
-    """One score of a run. parts: float (items, k), summed before `combine`. unit: what the page
-    writes behind it. chance: what knowing nothing gives, where that is known."""
+    """One score of a run. parts: float (items, k), summed before `combine`. chance: what knowing
+    nothing gives on all of them, where that is known."""
 
     parts: np.ndarray
     combine: Combine = ratio
@@ -49,7 +49,7 @@ class Measure:
 
     def only(self, rows: np.ndarray) -> Measure:
         """The same score of some of the items. rows: bool (items,) or indices."""
-        return Measure(self.parts[rows], self.combine, self.chance)
+        return Measure(self.parts[rows], self.combine)
 
     def interval(self, groups: Sequence[Hashable], seed: int = 0) -> tuple[float, float]:
         """95 % bootstrap interval (Efron 1979): pictures, not items, are drawn again.

@@ -129,7 +129,7 @@ TASKS: dict[str, Task] = {
         scoring.choice_scores, ways=("choose", "write"), closed=True,
     ),
     "easy-vqa": Task(
-        "easy-VQA: 13 answers about one shape", "exact answers", "easy-vqa", scoring.exact_scores,
+        "easy-VQA: 13 answers about one shape", "exact answers", "easy-vqa", scoring.closed_scores,
         ways=("write", "name"), closed=True,
     ),
     "shapeworld": Task(
@@ -152,20 +152,20 @@ TASKS: dict[str, Task] = {
         regions=True, **_CAPTIONS,
     ),
     "coco-what": Task(
-        '"what is this?" of COCO\'s masks', "exact name", "coco-instances", scoring.exact_scores,
+        '"what is this?" of COCO\'s masks', "exact name", "coco-instances", scoring.closed_scores,
         cases=regions.what_cases, ways=("write", "name"), regions=True, similar=True, closed=True,
     ),
     "lvis-what": Task(
-        '"what is this?" of LVIS\' masks', "exact name or synonym", "lvis", scoring.exact_scores,
+        '"what is this?" of LVIS\' masks', "exact name or synonym", "lvis", scoring.closed_scores,
         cases=regions.what_cases, ways=("write", "name"), regions=True, similar=True,
     ),
     "paco-what": Task(
-        '"what is this?" of PACO\'s objects and parts', "exact name", "paco", scoring.exact_scores,
+        '"what is this?" of PACO\'s objects and parts', "exact name", "paco", scoring.closed_scores,
         cases=regions.what_cases, ways=("write", "name"), regions=True, similar=True,
     ),
     "paco-attributes": Task(
         "colour, pattern and material of PACO's masks", "any of the attributes given", "paco",
-        scoring.exact_scores, cases=regions.attribute_cases, regions=True, similar=True,
+        scoring.closed_scores, cases=regions.attribute_cases, regions=True, similar=True,
         strata=lambda case: case.question.split()[1],
     ),
     "region-pope": Task(

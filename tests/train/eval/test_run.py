@@ -4,11 +4,16 @@ import json
 import shutil
 
 import pytest
+import torch
 
+from adapters.build import build
 from demo import cli
 from qformer.contracts import LoupeError
+from qformer.together import Question
+from qformer.view import View
 from train.eval.book import read_book
 from train.eval.cli import main
+from train.eval.models import AssistantModel
 
 
 def run(*words):
@@ -61,13 +66,38 @@ def test_region_tasks_have_all_baselines_and_sizes(coco, tiny_model, tmp_path):
     out = tmp_path / "out"
     run("coco-what", "--data", coco, "--model", tiny_model, "--out", out)
     found = scores(out)["systems"]
-    arms = ["question only", "no region", "box crop", "blurred crop", "regions"]
+    arms = ["question only", "box crop", "blurred crop", "no region", "regions"]
     assert list(found) == ["majority", *(f"loupe: {arm}" for arm in arms)]
     assert found["majority"]["strata"].keys() == {"small region"}
     assert found["majority"]["scores"]["accuracy"]["items"] == 6
     page = (out / "page.html").read_text()
     assert "Confusion" in page
+    assert "<td>chance</td><td></td><td>0.333</td>" in page
     assert "data:image/png" in page
+
+
+def test_a_picture_is_encoded_once_for_all_arms_that_show_it(
+    coco, tiny_model, tmp_path, monkeypatch
+):
+    read, encode = [], View.encode_together
+    monkeypatch.setattr(
+        View, "encode_together", lambda views: read.append(len(views)) or encode(views)
+    )
+    run("coco-what", "--data", coco, "--model", tiny_model, "--out", tmp_path / "out")
+    assert read == [
+        1,
+        6,
+        6,
+        3,
+        0,
+    ]  # grey, box crops, blurred crops, pictures, the same with regions
+    kept = AssistantModel("loupe", build(tiny_model), False, None)
+    images = [torch.zeros(8, 8, 3, dtype=torch.uint8) for _ in range(3)]
+    for image in images:
+        kept.write([Question(image, "what?")] * 2, "vqa")
+    assert read[5:] == [1, 1, 1]
+    kept.write([Question(images[0], "what?")], "vqa")
+    assert read[-1] == 1  # forgotten: no more than the last call's pictures are held
 
 
 def test_a_killed_run_goes_on_where_it_stopped(asked, tiny_model, tmp_path, monkeypatch):
@@ -208,6 +238,7 @@ def test_captions_in_any_script_are_scored(coco, tiny_model, tmp_path):
         (["vqav2", "--data", "x", "--peer", "clip"], "KIND=WHERE"),
         (["vqav2", "--data", "x", "--peer", "clop=y"], "did you mean 'clip'"),
         (["vqav2", "--data", "x", "--limit", "-1"], "--limit"),
+        (["vqav2", "--data", "x", "--sentence-encoder", "y"], "or ask coco-what"),
         (["coco-retrieval", "--data", "x"], "compares no vectors"),
     ],
 )

@@ -73,6 +73,17 @@ def test_region_pope_asks_as_many_yes_as_no_with_the_nearest_neighbour(coco):
     assert sum(one.truth == "yes" for one in found) == 3
 
 
+def test_chance_stands_beside_closed_answers(coco):
+    found = cases_of("coco-what", coco)
+    measure = scoring.closed_scores(found, [{"answer": "a Dog"}] * len(found))["accuracy"]
+    assert (measure.value, measure.chance) == pytest.approx((1 / 2, 1 / 3))  # dog, cat, hot dog
+    synonyms = [case("1", ("cup", "mug")), case("2", ("mug",)), case("3", ("cup",))]
+    assert scoring.closed_scores(synonyms, [{}] * 3)["accuracy"].chance == pytest.approx(4 / 6)
+    some = [case(str(n), ("a",), tuple("abcd"[: n + 2]), "a") for n in range(3)]
+    chance = scoring.choice_scores(some, [{"answer": "a"}] * 3)["accuracy"].chance
+    assert chance == pytest.approx((1 / 2 + 1 / 3 + 1 / 4) / 3)
+
+
 def test_leakage_counts_names_of_what_is_elsewhere(coco):
     found = {one.id: one for one in cases_of("leakage", coco)}
     answers = {
