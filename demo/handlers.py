@@ -39,10 +39,12 @@ class Chat:
         self.examples = gallery.examples()
         self.corrections = None if saves is None else Corrections(saves)
 
-    def enter(self, held: Any = "", owner: str = "") -> tuple[str, dict, dict]:
-        """A page was opened, or opened again by who holds the key of its session."""
+    def enter(
+        self, held: Any = "", owner: str = "", page_id: str = "", opened: Collection[str] = ()
+    ) -> tuple[str, dict, dict]:
+        """A page was opened, or opened again by who holds the key of its session; see Sessions."""
         held = held if isinstance(held, str) and KEY.fullmatch(held) else ""
-        key = self.sessions.enter(held, owner)
+        key = self.sessions.enter(held, owner, page_id, opened)
         session = self.sessions.get(key)
         if not session.pictures:
             return key, page.scene(session, key=key), self._talk(session)

@@ -75,6 +75,18 @@ class Session:
         self.version = 0  # grows when long work has changed regions or candidates
         self.lost = False  # stands for one that had to go
 
+    def copy(self) -> Session:
+        """The same pictures, regions, talks and settings, to go on apart."""
+        with self.lock:
+            made = Session(self._assistant)
+            made.settings, made.current, made.lost = self.settings, self.current, self.lost
+            for serial, picture in self.pictures.items():
+                made.pictures[serial] = picture.copy(lambda: next(made._ids))
+            entries = [one.id for picture in self.pictures.values() for one in picture.talk.entries]
+            made._serials = itertools.count(1 + max(self.pictures, default=0))
+            made._ids = itertools.count(1 + max(entries, default=0))
+            return made
+
     # Pictures
 
     def open(self, image: Any, title: str = "", source: bytes | None = None) -> Picture:

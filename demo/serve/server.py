@@ -304,7 +304,7 @@ def mount(
 
     app = Starlette(routes=beside, lifespan=quiet)
     return gr.mount_gradio_app(
-        app, blocks, path="/", max_file_size=limits.upload, theme=theme(),
+        app, blocks, path="/", max_file_size=limits.session, theme=theme(),
         css=(ASSETS / "page.css").read_text(),
         ssr_mode=False, footer_links=[], run_history=False, enable_monitoring=False,
         show_error=False, pwa=False, mcp_server=False, root_path=public_url if path else None,
