@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from adapters import memory, quantize
-from adapters.memory import Placement, Shapes
+from adapters.memory import Count, Placement, Shapes
 from adapters.weights import Source, WeightFiles, not_here
 from qformer.contracts import CheckpointError
 
@@ -92,7 +92,7 @@ def open_model(
     stored = WeightFiles(source, revision)
     prefix = f"{part}." if part else ""
     theirs = {key: shape for key, shape in stored.shapes().items() if key.startswith(prefix)}
-    memory.check(source, theirs if part else named(theirs), dtype, placement)
+    memory.check(source, Count.of(theirs if part else named(theirs)), dtype, placement)
     import transformers
 
     # Straight to the class: the Auto classes import far more.

@@ -23,6 +23,20 @@ QUANTIZED: dict[Quantize, tuple[float, int]] = {"int8": (1.0, 4), "nf4": (0.5 + 
 WHOLE = re.compile(r"embed|shared|lm_head|wte|wpe|relative_attention_bias")
 FROZEN = ("vision_model.embeddings.", "vision_model.encoder.", "language_model.")
 SPARE = 0.08  # of the weights, for what is computed with them
+# What a model may be held in, largest first: dtype of the frozen parts, and of the language model's
+# linear layers; and the options that ask for it.
+PRECISIONS: dict[str, tuple[torch.dtype, Quantize | None]] = {
+    "fp32": (torch.float32, None),
+    "bf16": (torch.bfloat16, None),
+    "int8": (torch.bfloat16, "int8"),
+    "nf4": (torch.bfloat16, "nf4"),
+}
+OPTIONS = {
+    "bf16": "--dtype bf16",
+    "int8": "--dtype bf16 --quantize int8",
+    "nf4": "--dtype bf16 --quantize nf4",
+}
+RAN_OUT = re.compile(r"can't allocate memory|CUDA error: out of memory|MPS backend out of memory")
 
 
 @dataclass(frozen=True)
@@ -76,33 +90,38 @@ class Count:
         weight, row = QUANTIZED[quantize]
         return round(size + (weight - dtype.itemsize) * self.linear + row * self.rows)
 
+    def needed(self, dtype: torch.dtype, quantize: Quantize | None = None) -> int:
+        """What must be free for them, and for what is computed with them."""
+        return round((1 + SPARE) * self.bytes(dtype, quantize))
+
 
 def is_quantized(name: str) -> bool:
     """Whether a matrix of a whole model, by its name, is one that `quantize` makes smaller."""
     return name.startswith("language_model.") and not WHOLE.search(name)
 
 
-def check(source: object, shapes: Shapes, dtype: torch.dtype, placement: Placement) -> None:
-    """Raises CheckpointError, saying what would fit, where `shapes` do not fit into memory."""
-    free = available(placement.device)
-    if free is None or placement.device_map:
-        return
-    count = Count.of(shapes)
-    needed = (1 + SPARE) * count.bytes(dtype, placement.quantize)
-    if needed <= free:
+def check(
+    source: object,
+    count: Count,
+    dtype: torch.dtype,
+    placement: Placement,
+    offered: Mapping[str, str] = OPTIONS,
+) -> None:
+    """Raises CheckpointError, saying what would fit, where a model does not fit into memory.
+
+    offered: the smaller PRECISIONS there are, and how they are asked for.
+    """
+    free = None if placement.device_map else available(placement.device)
+    needed = count.needed(dtype, placement.quantize)
+    if free is None or needed <= free:
         return
     here = "memory" if placement.device == "cpu" else f"memory of {placement.device}"
-    smaller = {
-        "--dtype bf16": count.bytes(torch.bfloat16),
-        "--quantize int8": count.bytes(torch.bfloat16, "int8"),
-        "--quantize nf4": count.bytes(torch.bfloat16, "nf4"),
-    }
-    fits = [f"{how} ({gigabytes(size)})" for how, size in smaller.items() if size * 1.08 <= free]
+    sizes = {how: count.needed(*PRECISIONS[name]) for name, how in offered.items()}
+    fits = [f"{how} ({gigabytes(size)})" for how, size in sizes.items() if size <= free]
     advice = f"these would fit: {', '.join(fits)}" if fits else "choose a smaller model"
-    how = placement.quantize or NAMES[dtype]
     raise CheckpointError(
-        f"{source} needs {gigabytes(needed)} in {how} and {gigabytes(free)} of {here} are free: "
-        + advice
+        f"{source} needs {gigabytes(needed)} in {placement.quantize or NAMES[dtype]} and"
+        f" {gigabytes(free)} of {here} are free: {advice}"
     )
 
 
@@ -114,7 +133,7 @@ def ran_out(error: BaseException) -> bool:
     """Whether an error means that memory ran out, on the CPU or a GPU."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and bool(RAN_OUT.search(str(error)))
 
 
 def available(device: str) -> int | None:

@@ -18,7 +18,7 @@ from adapters.checkpoint import trained_of
 from adapters.folder import HERE, read_settings
 from adapters.language_decoder import DecoderLanguageModel
 from adapters.language_encoder_decoder import T5_OVERFLOWS, EncoderDecoderLanguageModel
-from adapters.memory import FROZEN, Placement
+from adapters.memory import FROZEN, Count, Placement
 from adapters.tokenizer import HubTokenizer, open_tokenizer
 from adapters.vision import HuggingFaceVisionEncoder, open_eva
 from adapters.weights import Source, WeightFiles
@@ -95,7 +95,7 @@ def open_published(
     if encodes and dtype == torch.float16:
         raise CheckpointError(f"{source}: {T5_OVERFLOWS}")
     stored = WeightFiles(source, revision)
-    memory.check(source, stored.shapes(), dtype, placement)  # before anything is read
+    memory.check(source, Count.of(stored.shapes()), dtype, placement)  # before anything is read
     tokenizer = bert_tokenizer(source, revision, "qformer_tokenizer") if instruct else None
     ours, homeless = bridge_weights(stored)
     what = f"{source} is not a BLIP-2 that Loupe knows"
@@ -120,7 +120,7 @@ def open_retrieval(
     words = bert_tokenizer(source, revision)
     config = whole_config(source, revision)
     stored = WeightFiles(source, revision)
-    memory.check(source, stored.shapes(), dtype, placement)
+    memory.check(source, Count.of(stored.shapes()), dtype, placement)
     ours, homeless = bridge_weights(stored)
     # Two heads are for training alone, and not in the folder.
     what = f"{source} is not a retrieval model that Loupe knows"

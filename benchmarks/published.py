@@ -1,7 +1,8 @@
 """A published model's full shape against transformers: memory, first and later questions, regions.
 
 Blip2-OPT-2.7B (3.7 billion parameters) with random weights in bfloat16, in shards as the hub has
-them. Each measurement runs in a process of its own, ours and theirs in turn.
+them. Loading and memory are measured in processes of their own; questions in one process that has
+both models over the same mapped files and asks them in turn.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from adapters.build import build
 from benchmarks.ask import picture
 from benchmarks.measure import peak_memory
+from qformer.contracts import Decoding
 
 QUESTIONS = ("what is on the table?", "what colour is the largest thing?")
 TOKENS = 10  # of an answer
@@ -107,112 +110,138 @@ def timed(run: Any) -> float:
     return clock() - start
 
 
-def ours(folder: Path) -> dict[str, float]:
-    """What a user of Loupe waits for, and the memory it took."""
-    from adapters.build import build
-    from qformer.contracts import Decoding
+class Ours:
+    """What a user of Loupe waits for."""
 
-    result: dict[str, float] = {}
     decoding = Decoding(max_new_tokens=TOKENS, min_new_tokens=TOKENS)
-    kept: dict[str, Any] = {}
 
-    def load() -> None:
-        kept["assistant"] = build(folder, dtype=torch.bfloat16)
+    def __init__(self, folder: Path):
+        self.assistant = build(folder, dtype=torch.bfloat16)
 
-    def first() -> None:
-        kept["view"] = kept["assistant"].encode(picture())
-        kept["talk"] = kept["view"].converse()
-        list(kept["talk"].ask(QUESTIONS[0], (), decoding))
+    def first(self, image: torch.Tensor) -> None:
+        self.view = self.assistant.encode(image)
+        self.talk = self.view.converse()
+        list(self.talk.ask(QUESTIONS[0], (), self.decoding))
 
-    with peak_memory() as peak:
-        result["load"] = timed(load)
-        result["first"] = timed(first)
-    result["peak"] = peak()
-    talk, view, assistant = kept["talk"], kept["view"], kept["assistant"]
-    pieces = talk.ask(QUESTIONS[1], (), decoding)
-    result["second"] = timed(lambda: next(pieces))
-    list(pieces)
-    fresh = view.converse().ask(QUESTIONS[1], (), decoding)
-    result["fresh"] = timed(lambda: next(fresh))
-    fresh.close()
-    encoding, region = [], []
-    for row in range(3):  # in turn: a busy machine slows both
-        encoding.append(timed(lambda: assistant.encode(picture())))
-        region_mask = torch.zeros(view.size, dtype=torch.bool)
-        region_mask[20 * row : 20 * row + 180, 80:320] = True
-        added = view.region(region_mask)
-        region.append(timed(lambda added=added: view.soft_tokens({added.name: added})))
-    result["encode"], result["region"] = statistics.median(encoding), statistics.median(region)
-    return result
+    def second(self) -> None:
+        """To the first word of the answer, in the same conversation."""
+        next(self.talk.ask(QUESTIONS[1], (), self.decoding))
+
+    def fresh(self) -> None:
+        """The same in a conversation of its own."""
+        next(self.view.converse().ask(QUESTIONS[1], (), self.decoding))
+
+    def encode(self, image: torch.Tensor) -> None:
+        self.assistant.encode(image)
+
+    def add(self, row: int) -> Callable[[], object]:
+        """A region that begins in this row, to be read."""
+        region_mask = torch.zeros(self.view.size, dtype=torch.bool)
+        region_mask[row : row + 180, 80:320] = True
+        region = self.view.region(region_mask)
+        return lambda: self.view.soft_tokens({region.name: region})
 
 
-def theirs(folder: Path) -> dict[str, float]:
+class Theirs:
     """The same of transformers: its model, its generate, the pixels given."""
-    from transformers import AutoTokenizer, Blip2ForConditionalGeneration
 
-    result: dict[str, float] = {}
-    words = AutoTokenizer.from_pretrained(folder)
-    pixels = torch.nn.functional.interpolate(
-        picture().permute(2, 0, 1)[None].float() / 255, (224, 224), mode="bicubic"
-    ).bfloat16()
-    kept: dict[str, Any] = {}
+    def __init__(self, folder: Path):
+        from transformers import AutoTokenizer, Blip2ForConditionalGeneration
 
-    def load() -> None:
-        kept["model"] = Blip2ForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16)
+        self.words = AutoTokenizer.from_pretrained(folder)
+        kind = Blip2ForConditionalGeneration
+        self.model = kind.from_pretrained(folder, dtype=torch.bfloat16)
 
-    def ask(question: str, tokens: int) -> None:
-        text = words(f"Question: {question} Answer:")["input_ids"]
-        kept["model"].generate(
-            pixel_values=pixels, input_ids=torch.tensor([[50265] * 32 + text]), do_sample=False,
-            max_new_tokens=tokens, min_new_tokens=tokens,
+    def first(self, image: torch.Tensor, question: str = QUESTIONS[0], tokens: int = TOKENS):
+        self.pixels = torch.nn.functional.interpolate(
+            image.permute(2, 0, 1)[None].float() / 255, (224, 224), mode="bicubic"
+        ).bfloat16()
+        self.ask(question, tokens)
+
+    def second(self) -> None:
+        self.ask(QUESTIONS[1], 1)
+
+    def ask(self, question: str, tokens: int) -> None:
+        text = self.words(f"Question: {question} Answer:")["input_ids"]
+        self.model.generate(
+            pixel_values=self.pixels, input_ids=torch.tensor([[50265] * 32 + text]),
+            do_sample=False, max_new_tokens=tokens, min_new_tokens=tokens,
         )  # fmt: skip
 
+
+SIDES = {"ours": Ours, "theirs": Theirs}
+
+
+def alone(side: str, folder: Path) -> dict[str, float]:
+    """Load and the first question in a process that does nothing else, and the memory they took."""
+    result: dict[str, float] = {}
+    kept: list[Any] = []
     with peak_memory() as peak:
-        result["load"] = timed(load)
-        result["first"] = timed(lambda: ask(QUESTIONS[0], TOKENS))
+        result["load"] = timed(lambda: kept.append(SIDES[side](folder)))
+        result["first"] = timed(lambda: kept[0].first(picture()))
     result["peak"] = peak()
-    result["second"] = timed(lambda: ask(QUESTIONS[1], 1))
     return result
 
 
-def pairs(arguments: argparse.Namespace) -> Iterator[dict[str, dict[str, float]]]:
-    """Ours and theirs in turn, each in a process of its own."""
-    for _ in range(arguments.repeats):
-        pair = {}
-        for side in ("ours", "theirs"):
-            words = [sys.executable, "-m", "benchmarks.published", "--side", side]
-            words += ["--folder", str(arguments.folder), "--threads", str(arguments.threads)]
-            words += ["--clock", arguments.clock]
-            run = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
-            pair[side] = json.loads(run.stdout.splitlines()[-1])
-        print(json.dumps(pair), file=sys.stderr, flush=True)
-        yield pair
+def together(folder: Path, rounds: int) -> Iterator[dict[str, float]]:
+    """Both over the same mapped files, in turn, so that a busy machine slows both: what each round
+    took, on a picture of its own. The first round reads the files and is left out."""
+    ours, theirs = Ours(folder), Theirs(folder)
+    for turn in range(rounds + 1):
+        image = picture().roll(7 * turn, 0)
+        found = {
+            "ours": timed(lambda image=image: ours.first(image)),
+            "theirs": timed(lambda image=image: theirs.first(image)),
+            "second": timed(ours.second),
+            "their_second": timed(theirs.second),
+            "fresh": timed(ours.fresh),
+            "encode": timed(lambda image=image: ours.encode(image)),
+            "region": timed(ours.add(10 * turn)),
+        }
+        if turn:
+            yield found
 
 
-def report(found: list[dict[str, dict[str, float]]], stored: int) -> None:
-    def ratio(name: str, slow: tuple[str, str], fast: tuple[str, str], goal: str) -> None:
-        values = [pair[slow[0]][slow[1]] / pair[fast[0]][fast[1]] for pair in found]
-        times = [statistics.median(pair[s][k] for pair in found) for s, k in (slow, fast)]
+def process(arguments: argparse.Namespace, side: str) -> list[dict[str, float]]:
+    """What a process of its own says of a side."""
+    words = [sys.executable, "-m", "benchmarks.published", "--side", side]
+    words += ["--folder", str(arguments.folder), "--threads", str(arguments.threads)]
+    words += ["--rounds", str(arguments.rounds), "--clock", arguments.clock]
+    run = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+    print(run.stdout, file=sys.stderr, end="", flush=True)
+    return [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
+
+
+def report(found: dict[str, list[dict[str, float]]], stored: int) -> None:
+    def ratio(name: str, above: list[float], below: list[float], goal: str) -> None:
+        values = [one / other for one, other in zip(above, below, strict=True)]
         print(
             f"{name}: {statistics.median(values):.3f} ({min(values):.3f}-{max(values):.3f}),"
-            f" goal {goal}; {times[0]:.2f} s against {times[1]:.2f} s"
+            f" goal {goal}; {statistics.median(above):.2f} s against"
+            f" {statistics.median(below):.2f} s"
         )
 
-    for side in ("ours", "theirs"):
-        peaks = [pair[side]["peak"] * 2**20 / stored for pair in found]
+    def of(side: str, name: str) -> list[float]:
+        return [one[name] for one in found[side]]
+
+    for side in SIDES:
+        peaks = [peak * 2**20 / stored for peak in of(side, "peak")]
         print(
             f"{side}: peak of load and one question, x the weights' {stored / 1e9:.2f} GB: "
             f"{statistics.median(peaks):.3f} ({min(peaks):.3f}-{max(peaks):.3f}), goal 1.25"
         )
-    ratio("first question, ours / theirs", ("ours", "first"), ("theirs", "first"), "<= 1.1")
+    turns = {name: of("together", name) for name in found["together"][0]}
+    ratio("first question, ours / theirs", turns["ours"], turns["theirs"], "<= 1.1")
     ratio("second question to its first token, theirs / ours",
-          ("theirs", "second"), ("ours", "second"), ">= 5")  # fmt: skip
+          turns["their_second"], turns["second"], ">= 5")  # fmt: skip
     ratio("the same in a new conversation, theirs / ours",
-          ("theirs", "second"), ("ours", "fresh"), "none")  # fmt: skip
-    ratio(
-        "an added region / encoding the picture", ("ours", "region"), ("ours", "encode"), "<= 0.1"
-    )
-    ratio("loading, ours / theirs", ("ours", "load"), ("theirs", "load"), "none")
+          turns["their_second"], turns["fresh"], "none")  # fmt: skip
+    ratio("an added region / encoding the picture", turns["region"], turns["encode"], "<= 0.1")
+    ratio("loading, ours / theirs", of("ours", "load"), of("theirs", "load"), "none")
+    started = {side: [a + b for a, b in zip(of(side, "load"), of(side, "first"), strict=True)]
+               for side in SIDES}  # fmt: skip
+    ratio("loading and a first question, ours / theirs",
+          started["ours"], started["theirs"], "none")  # fmt: skip
 
 
 def main() -> None:
@@ -220,25 +249,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.published", description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="where the 7.5 GB are written,"
                         " if they are not there yet")  # fmt: skip
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="processes of each side, for"
+                        " loading and memory (%(default)s)")  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=5, help="questions of each side in turn, in"
+                        " one process (%(default)s)")  # fmt: skip
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="processor: this"
                         " process's own seconds on all threads, where others keep the machine or"
                         " its disk busy (%(default)s)")  # fmt: skip
     parser.add_argument("--remove", action="store_true", help="remove the folder at the end")
     parser.add_argument("--small", action="store_true", help="a small shape: does it run at all?")
-    parser.add_argument("--side", choices=["ours", "theirs"], help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=[*SIDES, "together"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     clock = CLOCKS[arguments.clock]
     if arguments.side:
-        side = {"ours": ours, "theirs": theirs}[arguments.side]
-        print(json.dumps(side(arguments.folder)))
+        folder, side = arguments.folder, arguments.side
+        for found in [alone(side, folder)] if side in SIDES else together(folder, arguments.rounds):
+            print(json.dumps(found), flush=True)
         return
     if not arguments.folder.exists():
         make(arguments.folder, arguments.small)
     stored = sum(file.stat().st_size for file in arguments.folder.glob("*.safetensors"))
-    report(list(pairs(arguments)), stored)
+    found: dict[str, list[dict[str, float]]] = {side: [] for side in (*SIDES, "together")}
+    for _ in range(arguments.repeats):
+        for side in SIDES:
+            found[side] += process(arguments, side)
+    found["together"] = process(arguments, "together")
+    report(found, stored)
     if arguments.remove:
         shutil.rmtree(arguments.folder)
 

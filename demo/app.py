@@ -40,7 +40,9 @@ def build_page(chat: Callable[[], Chat], title: str) -> gr.Blocks:
     """The whole page. chat: returns the handlers, waiting until they are there."""
 
     def enter(held: str, request: gr.Request) -> tuple:
-        return chat().enter(held, getattr(request.request, "scope", {}).get("loupe.visitor", ""))
+        scope = getattr(request.request, "scope", {})
+        told = (scope.get("loupe.visitor", ""), request.session_hash or "")
+        return chat().enter(held, *told, scope.get("loupe.pages", ()))
 
     def status() -> Iterator[dict]:
         yield from chat().status()

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from demo.serve.limits import Limits
 from qformer.contracts import ImageError, LoupeError, QuestionError, RegionError
 
-MAX_UPLOAD = 20 * 2**20  # bytes
-MAX_IMPORT = 200 * 2**20  # bytes of a session file, which holds its pictures
+MAX_UPLOAD, MAX_SESSION = Limits.upload, Limits.session  # bytes of a file
 MAX_QUESTION = 2000  # characters
 MAX_ANSWER = 4000  # characters of a correction
 MAX_STROKE = 4000  # points of a brush stroke
@@ -133,7 +133,7 @@ def choice(*allowed: Any) -> Check:
 
 
 def upload(value: Any) -> Path:
-    """A file that a visitor uploaded: gradio's own folder, nothing else, not beyond MAX_IMPORT."""
+    """A file that a visitor uploaded: gradio's own folder, nothing else, not beyond MAX_SESSION."""
     from gradio.utils import get_upload_folder
 
     path = value.get("path") if isinstance(value, dict) else None
@@ -147,8 +147,8 @@ def upload(value: Any) -> Path:
         inside, size = False, 0
     if not inside:
         raise ImageError("the upload is gone: open the file again")
-    if size > MAX_IMPORT:
-        raise ImageError(f"the file is larger than {MAX_IMPORT >> 20} MB: choose a smaller one")
+    if size > MAX_SESSION:
+        raise ImageError(f"the file is larger than {MAX_SESSION >> 20} MB: choose a smaller one")
     return file
 
 
@@ -214,5 +214,9 @@ WORK: dict[str, dict[str, Check]] = {
 # About models: `Chat.model`.
 MODELS: dict[str, dict[str, Check]] = {
     "list": {},
-    "choose": {"model": name, "segmenter": optional(name)},
+    "choose": {
+        "model": name,
+        "segmenter": optional(name),
+        "precision": choice("fp32", "bf16", "int8", "nf4"),
+    },
 }

@@ -18,7 +18,7 @@ from PIL import Image
 from adapters import draw
 from adapters.images import load_image
 from adapters.rle import decode_rle, encode_rle
-from demo.events import MAX_ANSWER, MAX_QUESTION
+from demo.events import MAX_ANSWER, MAX_QUESTION, MAX_SESSION
 from demo.picture import Picture
 from demo.regions import MAX_LABEL, MAX_REGIONS
 from demo.session import MAX_PICTURES, Session
@@ -32,10 +32,18 @@ STATES = ("done", "stopped", "failed", "withheld")
 
 
 def to_json(session: Session, model: str) -> str:
-    """All pictures with their regions (COCO's run lengths, full size) and transcripts."""
+    """All pictures with their regions (COCO's run lengths, full size) and transcripts. Raises
+    LoupeError where that is more than can be loaded again."""
     with session.lock:
         pictures = [written(picture) for _, picture in sorted(session.pictures.items())]
-    return json.dumps({"loupe": VERSION, "model": model, "pictures": pictures}, ensure_ascii=False)
+    whole = {"loupe": VERSION, "model": model, "pictures": pictures}
+    text = json.dumps(whole, ensure_ascii=False)
+    if (size := len(text.encode())) > MAX_SESSION:
+        raise LoupeError(
+            f"this session would be a file of {size >> 20} MB, and {MAX_SESSION >> 20} MB can be"
+            " loaded again: save it as a page, or close some pictures and save the others"
+        )
+    return text
 
 
 def written(picture: Picture) -> dict:
@@ -101,29 +109,45 @@ def replay(session: Session, text: str | bytes) -> int:
         raise LoupeError(
             f"the session holds {len(pictures)} pictures and there is room for {room}: close some"
         )
-    for number, one in enumerate(pictures, 1):
-        if not isinstance(one, dict):
-            raise _bad(f"picture {number} is none")
-        _restore(session, one, number)
-    return len(pictures)
-
-
-def _restore(session: Session, one: dict, number: int) -> None:
+    read = [_read(one, number) for number, one in enumerate(pictures, 1)]
+    before = set(session.pictures)
     try:
-        source = base64.b64decode(_text(one, "image", 1 << 30), validate=True)
+        for one in read:
+            _restore(session, *one)
+    except BaseException:
+        for serial in session.pictures.keys() - before:
+            session.close(serial)
+        raise
+    return len(read)
+
+
+def _read(one: Any, number: int) -> tuple[dict[str, Any], list[dict], list, list[tuple]]:
+    """A picture as `Session.open` takes it, its regions, which are asked about, its entries."""
+    if not isinstance(one, dict):
+        raise _bad(f"picture {number} is none")
+    try:
+        source = base64.b64decode(_text(one, "image", MAX_SESSION), validate=True)
     except ValueError:
         raise _bad(f"picture {number} is damaged") from None
     image = load_image(source)
     size = (image.shape[0], image.shape[1])
     regions = [_region(entry, size) for entry in _list(one, "regions", MAX_REGIONS)]
-    transcript = _list(one, "transcript", MAX_ENTRIES)
-    entries = [_entry(entry, size) for entry in transcript]
-    picture = session.open(image, _text(one, "title", 400), source)
+    entries = [_entry(entry, size) for entry in _list(one, "transcript", MAX_ENTRIES)]
+    asked = [_number(n) for n in _list(one, "asked", MAX_REGIONS)]
+    opened = {"image": image, "title": _text(one, "title", 400), "source": source}
+    return opened, regions, asked, entries
+
+
+def _restore(
+    session: Session, opened: dict[str, Any], regions: list[dict], asked: list[int],
+    entries: list[tuple],
+) -> None:  # fmt: skip
+    picture = session.open(**opened)
     with session.lock:
         for region in regions:
             picture.regions.add(**region)
-        asked = [n for n in _list(one, "asked", MAX_REGIONS) if n in picture.regions.marks]
-        picture.regions.asked = list(dict.fromkeys(asked))
+        known = picture.regions.marks
+        picture.regions.asked = [n for n in dict.fromkeys(asked) if n in known]
         picture.regions.forget_changes()
         marks = picture.regions.marks
         if any(role == "notice" for role, *_ in entries):

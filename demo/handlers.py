@@ -7,7 +7,6 @@ Every handler is public, whoever finds its address may call it: payloads are che
 from __future__ import annotations
 
 import base64
-import logging
 import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -19,14 +18,12 @@ from demo.corrections import Corrections
 from demo.models import Loader
 from demo.picture import Settings
 from demo.regions import Mark
-from demo.session import Session
+from demo.session import Session, failure
 from demo.visitors import Sessions
 from qformer.contracts import LoupeError, QuestionError, RegionError
 
 KEY = re.compile(r"[\w-]{16,64}")
 WHOLE = ("example", "upload", "switch", "close", "import")  # operations that show anew
-
-log = logging.getLogger(__name__)
 
 Changed = tuple[Collection[Mark], dict[str, Any]]  # regions to send, and what else to show
 
@@ -38,13 +35,16 @@ class Chat:
     def __init__(self, loader: Loader, saves: Path | None = None, visitors: int = 64):
         self.loader = loader
         self.sessions = Sessions(loader.wait, visitors)
+        loader.on_change(self.sessions.read_by)
         self.examples = gallery.examples()
         self.corrections = None if saves is None else Corrections(saves)
 
-    def enter(self, held: Any = "", owner: str = "") -> tuple[str, dict, dict]:
-        """A page was opened, or opened again by who holds the key of its session."""
+    def enter(
+        self, held: Any = "", owner: str = "", page_id: str = "", opened: Collection[str] = ()
+    ) -> tuple[str, dict, dict]:
+        """A page was opened, or opened again by who holds the key of its session; see Sessions."""
         held = held if isinstance(held, str) and KEY.fullmatch(held) else ""
-        key = self.sessions.enter(held, owner)
+        key = self.sessions.enter(held, owner, page_id, opened)
         session = self.sessions.get(key)
         if not session.pictures:
             return key, page.scene(session, key=key), self._talk(session)
@@ -69,8 +69,7 @@ class Chat:
                 self.loader.choose(**fields)
                 yield from self.status()
             else:
-                choices = {"models": chooser.models(), "segmenters": chooser.segmenters()}
-                yield page.header(self.loader, choices=choices)
+                yield page.header(self.loader, choices=chooser.choices())
         except LoupeError as error:
             yield page.header(self.loader, note=str(error))
 
@@ -99,11 +98,8 @@ class Chat:
                 raise RegionError("that was too fast: wait a second and try again")
             name, fields = events.read(data, events.OPERATIONS)
             changed, extra = self._operate(session, name, fields)
-        except LoupeError as problem:
-            error = str(problem)
         except Exception as problem:
-            log.exception("an operation failed")
-            error = f"that did not work ({type(problem).__name__}): try again"
+            error = str(problem) if isinstance(problem, LoupeError) else failure(problem)
         whole = name in WHOLE and not error
         with session.lock:
             canvas = page.scene(session, ack, error, changed, whole, **extra)
@@ -249,8 +245,8 @@ class Chat:
                 if since == events.MAX_ID:
                     since = self._newest(session)
                 yield self._talk(session, since=since)
-        except LoupeError as problem:
-            note = str(problem)
+        except Exception as problem:
+            note = str(problem) if isinstance(problem, LoupeError) else failure(problem)
             kept = asked[: events.MAX_QUESTION] if isinstance(asked, str) else None
         yield self._talk(session, since=since, note=note, kept=kept)
 

@@ -197,9 +197,7 @@ def header(loader: Loader, note: str = "", **more: Any) -> dict:
     assistant = loader.ready()
     state, text = "ready", loader.title
     if loader.loading is not None or (assistant is None and loader.error is None):
-        state, text = "loading", f"loading {loader.loading or loader.title}"
-        here = fetched(loader.loading) if loader.loading and "/" in loader.loading else 0
-        text += f", {here / 1e9:.1f} GB here" if here else ""
+        state, text = "loading", f"loading {loader.loading or loader.title}{progress(loader)}"
     elif assistant is None:
         state, text = "failed", str(loader.error)
     return {
@@ -209,6 +207,15 @@ def header(loader: Loader, note: str = "", **more: Any) -> dict:
         "knows": assistant.config.domain if assistant else None,
         "model": loader.model,
         "segmenter": loader.segmenter,
+        "precision": loader.precision,
         "chooses": loader.chooser is not None,
         **more,
     }
+
+
+def progress(loader: Loader) -> str:
+    """How much of a model that is fetched from the hub has come."""
+    here, whole = fetched(loader.source) if "/" in loader.source else (0, None)
+    if not here:
+        return ""
+    return f", {here / 1e9:.1f}{'' if whole is None else f' of {whole / 1e9:.1f}'} GB here"

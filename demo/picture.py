@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +60,13 @@ class Picture:
     def size(self) -> tuple[int, int]:
         """(width, height) in pixels."""
         return self.image.shape[1], self.image.shape[0]
+
+    def copy(self, ids: Callable[[], int]) -> Picture:
+        """The same picture, with regions and a talk of its own. ids: gives entries numbers."""
+        view = self.view
+        view = view.apart() if view.encoded else View(view.assistant, view.image)
+        regions, talk = self.regions.copy(view), self.talk.copy(view, ids)
+        return dataclasses.replace(self, view=view, regions=regions, talk=talk)
 
     def snapshot(self, marks: list[Mark]) -> str:
         """These regions as they are now, a data URI; "" for none."""

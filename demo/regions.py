@@ -5,6 +5,7 @@ The model always reads "region 2"; a label that the user gives stands for that i
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 from collections.abc import Iterator, Sequence
@@ -276,6 +277,16 @@ class Regions:
         """Nothing before this can be undone."""
         self._undo.clear()
         self._redo.clear()
+
+    def copy(self, view: View) -> Regions:
+        """The same regions on a view of one's own, to go on apart."""
+        made = copy.copy(self)
+        made.view, made.candidates = view, list(self.candidates)
+        made.marks, made.asked, made.active = self._state()
+        for name in ("_undo", "_redo"):
+            kept = [(dict(marks), list(asked), n) for marks, asked, n in getattr(self, name)]
+            setattr(made, name, kept)
+        return made
 
     def _state(self) -> State:
         return dict(self.marks), list(self.asked), self.active

@@ -26,8 +26,10 @@ from demo.regions import Mark, Regions
 from demo.talk import Talk
 from qformer.assistant import Assistant
 from qformer.contracts import Decoding, ImageError, LoupeError, QuestionError, RegionError
+from qformer.conversation import Conversation
 from qformer.finding import by_likelihood
 from qformer.proposals import Proposal
+from qformer.view import View
 
 MAX_PICTURES = 8  # of one visitor at a time
 WARM_PICTURES = 2  # those used last keep what is computed once; the others compute it again
@@ -72,6 +74,18 @@ class Session:
         self.progress: tuple[str, int, int] | None = None  # what is under way, done, in all
         self.version = 0  # grows when long work has changed regions or candidates
         self.lost = False  # stands for one that had to go
+
+    def copy(self) -> Session:
+        """The same pictures, regions, talks and settings, to go on apart."""
+        with self.lock:
+            made = Session(self._assistant)
+            made.settings, made.current, made.lost = self.settings, self.current, self.lost
+            for serial, picture in self.pictures.items():
+                made.pictures[serial] = picture.copy(lambda: next(made._ids))
+            entries = [one.id for picture in self.pictures.values() for one in picture.talk.entries]
+            made._serials = itertools.count(1 + max(self.pictures, default=0))
+            made._ids = itertools.count(1 + max(entries, default=0))
+            return made
 
     # Pictures
 
@@ -122,13 +136,17 @@ class Session:
         """The one that is shown, read by today's model. Raises ImageError where there is none."""
         if self.current is None:
             raise ImageError(LOST if self.lost else "there is no picture yet: choose one first")
-        picture = self.pictures[self.current]
-        assistant = self._assistant()
-        if picture.view.assistant is not assistant:
-            picture.view = assistant.encode(picture.image)
-            picture.regions.read_by(picture.view)
-            picture.talk.read_by(picture.view, self.settings.composer)
-        return picture
+        self.read_by(self._assistant())
+        return self.pictures[self.current]
+
+    def read_by(self, assistant: Assistant) -> None:
+        """If it is another one, it reads the pictures from now on, each when it is asked about."""
+        with self.lock:
+            for picture in self.pictures.values():
+                if picture.view.assistant is not assistant:
+                    picture.view = View(assistant, picture.image)
+                    picture.regions.read_by(picture.view)
+                    picture.talk.read_by(picture.view, self.settings.composer)
 
     def set(self, settings: Settings) -> None:
         """Raises LoupeError where two settings exclude each other."""
@@ -158,7 +176,8 @@ class Session:
                 question, said, marks = self._understood(picture, question)
                 regions = tuple(mark.region for mark in marks)
                 decoding = self.settings.decoding(picture.view.assistant.config.decoding)
-                pieces = picture.talk.conversation().ask(said, regions, decoding)
+                conversation = picture.talk.conversation()
+                pieces = conversation.ask(said, regions, decoding)
             except BaseException:
                 self._end(stop)
                 raise
@@ -167,7 +186,7 @@ class Session:
                 "question", question, said=said, regions=regions,
                 numbers=tuple(mark.number for mark in marks), snapshot=picture.snapshot(marks),
             )  # fmt: skip
-        return self._answer(picture, pieces, stop, sampled=False)
+        return self._answer(picture.talk, conversation, pieces, stop, sampled=False)
 
     def retry(self, entry: int, question: str | None = None) -> Iterator[str]:
         """Ask a question again, or another in its place; what came after it is taken back.
@@ -202,7 +221,7 @@ class Session:
             picture.talk.add(
                 "question", text, said=said, regions=regions, numbers=numbers, snapshot=image
             )
-        return self._answer(picture, pieces, stop, sampled)
+        return self._answer(picture.talk, conversation, pieces, stop, sampled)
 
     def _understood(
         self, picture: Picture, question: str, chosen: tuple[int, ...] | None = None
@@ -216,9 +235,9 @@ class Session:
         return question, said, [picture.regions.mark(number) for number in named or asked]
 
     def _answer(
-        self, picture: Picture, pieces: Any, stop: threading.Event, sampled: bool
-    ) -> Iterator[str]:
-        talk = picture.talk
+        self, talk: Talk, conversation: Conversation, pieces: Any, stop: threading.Event,
+        sampled: bool,
+    ) -> Iterator[str]:  # fmt: skip
         answer = talk.add("answer", "", state="writing", sampled=sampled)
         threshold, text = self.settings.threshold, ""
         try:
@@ -234,7 +253,7 @@ class Session:
                 answer.state = "stopped"
                 return
             if threshold:
-                answer.certainty = talk.conversation().certainty()
+                answer.certainty = conversation.certainty()
             withheld = threshold and (answer.certainty or 0) < threshold
             answer.text, answer.state = text, "withheld" if withheld else "done"
         except GeneratorExit:  # the visitor pressed stop, or has gone
@@ -402,13 +421,14 @@ class Session:
 
 def failure(error: Exception) -> str:
     """What to say of an error that nobody foresaw."""
-    log.exception("the model failed")
+    log.error("the model failed", exc_info=error)
     if ran_out(error):
         return (
-            "memory ran out while the model answered: ask about fewer regions, for a shorter answer"
-            " or with one beam; or start Loupe with --dtype bf16, --quantize nf4 or a smaller model"
+            "memory ran out: ask about fewer regions, for a shorter answer or with one beam, close"
+            " a picture, or choose a smaller model or precision (loupe chat --dtype bf16,"
+            " --quantize nf4)"
         )
-    return f"the model failed ({type(error).__name__}): ask again, or reopen the picture"
+    return f"the model failed ({type(error).__name__}): try again, or reopen the picture"
 
 
 def unfamiliar(assistant: Assistant) -> str:

@@ -121,6 +121,14 @@ class Talk:
         """The conversation is made again at the next question."""
         self._conversation = None
 
+    def copy(self, view: View, ids: Callable[[], int]) -> Talk:
+        """The same talk, to go on apart; an answer that is being written stays as far as it is."""
+        made = Talk(view, ids, self.composer)
+        made.entries = [dataclasses.replace(entry) for entry in self.entries]
+        for entry in made.entries:
+            entry.state = "stopped" if entry.state == "writing" else entry.state
+        return made
+
     def read_by(self, view: View, composer: Composer | None) -> None:
         self.view, self.composer = view, composer
         self.forget()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from demo.session import Session
 from qformer.assistant import Assistant
@@ -17,23 +17,31 @@ class Sessions:
     def __init__(self, assistant: Callable[[], Assistant], capacity: int = 64):
         self._assistant, self.capacity = assistant, capacity
         self._sessions: OrderedDict[str, Session] = OrderedDict()
-        self._pages: dict[str, int] = {}  # how many pages show each
+        self._pages: dict[str, list[str]] = {}  # those that show each, the oldest first
         self._owners: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def enter(self, held: str = "", owner: str = "") -> str:
+    def enter(
+        self, held: str = "", owner: str = "", page: str = "", opened: Collection[str] = ()
+    ) -> str:
         """A page was opened: its session's key. held: the key of the page before, if this is one
-        that was reloaded; it is good for the browser (owner) that it was given to."""
+        that was reloaded; it is good for the browser (owner) that it was given to. opened: the
+        pages that are open now. Where one of them shows the session already, its tab was
+        duplicated: this page goes on with a copy."""
         with self._lock:
-            known = held in self._sessions and bool(owner)
-            key = held if known and self._owners[held] == owner else secrets.token_urlsafe(16)
-            session = self._sessions.pop(key, None) or Session(self._assistant)
+            known = held in self._sessions and bool(owner) and self._owners[held] == owner
+            session = self._sessions[held] if known else Session(self._assistant)
+            shown = known and any(one != page and one in opened for one in self._pages[held])
+        if shown:
+            session = session.copy()
+        key = held if known and not shown else secrets.token_urlsafe(16)
+        with self._lock:
             self._keep(key, session)
             self._owners[key] = owner
-            self._pages[key] = self._pages.get(key, 0) + 1
+            self._pages.setdefault(key, []).append(page)
             return key
 
     def get(self, key: str) -> Session:
@@ -46,16 +54,25 @@ class Sessions:
             self._keep(key, session)
             return session
 
+    def read_by(self, assistant: Assistant) -> None:
+        """Another model reads everybody's pictures from now on."""
+        with self._lock:
+            sessions = list(self._sessions.values())
+        for session in sessions:
+            session.read_by(assistant)
+
     def drop(self, key: str) -> None:
         """A page has gone, and its session with the last that showed it."""
         with self._lock:
-            self._pages[key] = self._pages.get(key, 1) - 1
-            session = self._let_go(key) if self._pages[key] < 1 else None
+            pages = self._pages.get(key, [])
+            del pages[:1]
+            session = None if pages else self._let_go(key)
         if session is not None:
             session.stop()
 
     def _keep(self, key: str, session: Session) -> None:
         self._sessions[key] = session
+        self._sessions.move_to_end(key)
         self._owners.setdefault(key, "")
         while len(self._sessions) > self.capacity:
             gone = self._let_go(next(iter(self._sessions)))

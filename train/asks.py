@@ -36,14 +36,15 @@ AreaKey = tuple[str, int]  # a sample's id and the number of its area
 @dataclass(frozen=True)
 class Said:
     """One turn as it is read: pieces of the prompt, ids of the answer (its end included), areas
-    behind the names of its soft tokens (None for the picture), and for an instruct bridge the ids
-    of the question with the span of each region's name."""
+    behind the names of its soft tokens (None for the picture), for an instruct bridge the ids of
+    the question with the span of each region's name, and ids of words for the picture's tokens."""
 
     pieces: list[Piece]
     answer: list[int]
     sources: dict[str, AreaKey | None]
     instruction: tuple[list[int], list[tuple[int, int]]] | None = None
     regions: tuple[AreaKey, ...] = ()  # areas of the instruction's spans
+    notes: tuple[int, ...] = ()
 
 
 Ask = list[Said]  # a dialogue up to the turn that is learned, its last
@@ -97,6 +98,7 @@ class Wording:
                     {name: areas[name] for name in declare},
                     self._instruction(previous, list(regions), question),
                     tuple(regions.values()),
+                    self._notes(turn) if last and PICTURE in declare else (),
                 )
             )
             declared |= {*declare, *regions}
@@ -112,6 +114,15 @@ class Wording:
         if not ids:
             raise BadSampleError("an answer has no tokens")
         return [*ids, self.language.eos_id]
+
+    def _notes(self, turn: Turn) -> tuple[int, ...]:
+        ids = self.language.tokenize(turn.notes).tolist() if turn.notes else ()
+        if len(ids) > self.bridge.qformer.num_queries:
+            raise BadSampleError(
+                f"notes of {len(ids)} words, more than the {self.bridge.qformer.num_queries} soft "
+                "tokens of a picture: set start.queries"
+            )
+        return tuple(ids)
 
     def _instruction(self, previous: str | None, names: Sequence[str], question: str):
         if not self.bridge.instruct or self.tokenizer is None:

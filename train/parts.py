@@ -37,6 +37,7 @@ from train.recipe import Recipe
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NEW = ("region_upgrade.", "language_projection.", "familiarity.")  # may be missing at the start
 LEFT = (*NEW, "stage1.")  # may be left over
+PER_QUERY = ("qformer.query_tokens", "region_upgrade.delta")  # (1, queries, width) each
 
 
 @dataclass
@@ -151,8 +152,17 @@ def fitting_config(
         )
     instruct = config.instruct and width is not None
     # familiarity is fitted to the pictures of another run
-    config = dataclasses.replace(config, language_width=width, instruct=instruct, familiarity=False)
     qformer = config.qformer
+    if recipe.start.queries:
+        if recipe.start.queries < qformer.num_queries:
+            raise LoupeError(
+                f"start.queries={recipe.start.queries}, but the checkpoint has "
+                f"{qformer.num_queries}: give as many or more"
+            )
+        qformer = dataclasses.replace(qformer, num_queries=recipe.start.queries)
+    config = dataclasses.replace(
+        config, qformer=qformer, language_width=width, instruct=instruct, familiarity=False
+    )
     if qformer.encoder_hidden_size != image_width:
         raise LoupeError(
             f"bridge.qformer.encoder_hidden_size={qformer.encoder_hidden_size}, but the vision "
@@ -181,7 +191,7 @@ def fitting_bridge(recipe: Recipe, old: Bridge | None, vision, language, tokeniz
     if language is not None:
         scale_projection(bridge, language)
     if old is not None:
-        take_over(bridge, old.state_dict())
+        take_over(bridge, with_queries(old.state_dict(), config.qformer.num_queries))
     return bridge
 
 
@@ -205,6 +215,17 @@ def scale_projection(bridge: Bridge, language: Any) -> None:
     weight = bridge.language_projection.weight
     words = language.model.get_input_embeddings().weight
     weight.mul_(words.float().std() / (weight.std() * weight.shape[1] ** 0.5))
+
+
+def with_queries(state: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+    """A bridge's weights for so many queries: a new one starts beside one of the old, in turn, as
+    far away as they are from each other."""
+    old = state["qformer.query_tokens"]
+    places = torch.arange(max(count, old.shape[1])) % old.shape[1]
+    grown = {n: state[n][:, places] for n in PER_QUERY if n in state}
+    new = grown["qformer.query_tokens"][:, old.shape[1] :]
+    new += old.std() * torch.randn_like(new)
+    return state | grown
 
 
 def take_over(bridge: Bridge, state: dict[str, Tensor]) -> None:

@@ -194,6 +194,9 @@ def plan(recipe: Recipe, devices: int = 1, lengths: Lengths = Lengths(), gpu: bo
         part.flops *= recipe.loop.accumulation
     if keeps:
         result.notes.append("the vision encoder's share is that of a first visit of each picture")
+    if recipe.notes and recipe.notes.alone:
+        share = f"{100 * recipe.notes.alone:.0f} % of the steps"
+        result.notes.append(f"in the first {share} notes alone are learned, and no language model")
     return result
 
 

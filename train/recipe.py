@@ -16,6 +16,7 @@ from train.config import read_config
 from train.data.source import DataConfig
 from train.features import Augment, CacheConfig
 from train.loop import LoopConfig
+from train.notes import NotesConfig
 
 STAGES = ("stage1", "stage2", "instruct")
 
@@ -25,13 +26,15 @@ class StartConfig:
     """Where training starts. checkpoint: "embedded", or a Loupe checkpoint's folder; or the frozen
     parts by name: vision and language (kind and path as in a checkpoint's config.json) and the
     Q-Former's tokenizer, which also replace a checkpoint's. bert: a BERT folder or hub id whose
-    weights the Q-Former starts from."""
+    weights the Q-Former starts from. queries: soft tokens of a picture, where they are to be more
+    than the checkpoint's; the new ones start beside the old. 0: as many as it has."""
 
     checkpoint: str = ""
     vision: PartConfig | None = None
     language: PartConfig | None = None
     tokenizer: TokenizerConfig | None = None
     bert: str = ""
+    queries: int = 0
 
     def __post_init__(self) -> None:
         if not self.checkpoint and self.vision is None:
@@ -77,7 +80,8 @@ class Recipe:
     pictures are learned where the data hold them too (data sets repeat pictures). turns:
     texts or questions of a picture in a step. text_tokens: of a caption in stage 1. bad_share: of
     samples that may be bad. dtype: of the frozen parts; quantize: the language model's linear
-    layers in fewer bits (QLoRA, arXiv 2305.14314). momentum: ALBEF's teacher, for stage 1."""
+    layers in fewer bits (QLoRA, arXiv 2305.14314). momentum: ALBEF's teacher, for stage 1. notes:
+    words that soft tokens are to be like, where the data have any, are learned too."""
 
     stage: Literal["stage1", "stage2", "instruct"]
     start: StartConfig
@@ -95,6 +99,7 @@ class Recipe:
     lora: LoraConfig | None = None
     quantize: Literal["int8", "nf4"] | None = None
     momentum: MomentumConfig | None = None
+    notes: NotesConfig | None = None
     bridge: BridgeConfig | None = None
     prompt: PromptConfig | None = None
     decoding: Decoding | None = None
@@ -123,6 +128,8 @@ class Recipe:
             raise LoupeError("trains.vision=true trains all of it: leave it out of lora.where")
         if self.momentum and self.stage != "stage1":
             raise LoupeError(f"[momentum] teaches stage1, and this is {self.stage}: leave it out")
+        if self.notes and self.stage == "stage1":
+            raise LoupeError("[notes] are words of a language model, and stage1 has none")
         if self.quantize and not self.lora_on("language"):
             raise LoupeError(f"quantize={self.quantize} trains a LoRA on top: add [lora]")
         if self.stage == "stage1" and self.loop.batch * self.turns < 2:

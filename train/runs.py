@@ -84,8 +84,9 @@ class Training:
         prompt = prompt_of(recipe, parts.kept, parts.language)
         wording = Wording(prompt, parts.bridge.config, parts.language, parts.tokenizer)
         return AnswerStage(
-            parts.bridge, parts.language, wording, mixture, sight, self.tally, count, turns
-        )
+            parts.bridge, parts.language, wording, mixture, sight, self.tally, count, turns,
+            recipe.notes,
+        )  # fmt: skip
 
     def _choose_what_trains(self) -> None:
         parts, recipe = self.parts, self.recipe

@@ -21,12 +21,14 @@ from adapters.language import answer_loss
 from qformer.bridge import Bridge, PassRows
 from qformer.contracts import LoupeError, TextTokenizer
 from qformer.momentum import Features, Momentum, MomentumConfig, momentum_itc_loss, teach
+from qformer.prompt import PICTURE
 from qformer.qformer import ImageMemory
 from qformer.stage1 import Stage1
 from train.asks import AreaKey, Placed, Visit, Wording, collate, place_areas, prompt_of
 from train.data.draw import Drawn, Mixture
 from train.data.sample import BadSampleError, Sample, Tally, Turn
 from train.features import Seen, Sight
+from train.notes import NotesConfig, notes_loss
 
 BUCKET = 48  # sequences the language model reads at once
 TRIES = 100  # pictures in place of one that cannot be used
@@ -143,16 +145,17 @@ class AnswerStage(SampleStage):
 
     def __init__(
         self, bridge: Bridge, language: Any, wording: Wording, mixture: Mixture, sight: Sight,
-        tally: Tally, count: int, turns: int,
+        tally: Tally, count: int, turns: int, notes: NotesConfig | None = None,
     ) -> None:  # fmt: skip
         super().__init__(mixture, sight, tally, count, turns)
-        self.bridge, self.language, self.wording = bridge, language, wording
+        self.bridge, self.language, self.wording, self.notes = bridge, language, wording, notes
         self.module = nn.ModuleDict({"bridge": bridge, "language": language})
         if sight.trained:
             self.module["vision"] = sight.vision
 
     def batch(self, rng: np.random.Generator, progress: float = 0.0, place: int = 0) -> dict:
-        return self.ask(*self.draw(rng, place))
+        alone = self.notes is not None and progress < self.notes.alone
+        return {**self.ask(*self.draw(rng, place)), "alone": alone}
 
     def ask(self, seen: Sequence[Seen], visits: Sequence[Visit]) -> dict:
         pad = self.bridge.config.qformer.pad_id
@@ -182,19 +185,34 @@ class AnswerStage(SampleStage):
             soft.append(self.bridge.project(self.bridge.query(memory, rows)).unbind())
         return soft
 
-    def logits(self, batch: dict) -> tuple[list[Tensor], list[Tensor]]:
+    def logits(self, batch: dict, soft: list | None = None) -> tuple[list[Tensor], list[Tensor]]:
         """What was predicted at each place of each answer, and the answers."""
-        soft, asks = self.soft_tokens(batch), batch["asked"].asks
+        soft, asks = soft or self.soft_tokens(batch), batch["asked"].asks
         prompts = [prompt_of(self.language, ask, tokens, soft) for ask, tokens in asks]
         answers = [torch.tensor(ask[-1].answer, device=self.language.device) for ask, _ in asks]
         return read_in_buckets(self.language, prompts, answers), answers
 
     def losses(self, batch: dict) -> dict[str, Tensor]:
         """Cross entropy; an answer counts as the square root of its length, so that long ones do
-        not drown the short."""
-        logits, answers = self.logits(batch)
-        weights = [torch.full((len(a),), len(a) ** -0.5) for a in answers]
-        return {"answer": answer_loss(logits, answers, weights)}
+        not drown the short. And what the notes say, where there are any."""
+        soft, found = self.soft_tokens(batch), {}
+        if not batch["alone"]:
+            logits, answers = self.logits(batch, soft)
+            weights = [torch.full((len(a),), len(a) ** -0.5) for a in answers]
+            found["answer"] = answer_loss(logits, answers, weights)
+        if self.notes is not None:
+            weight = 1.0 if batch["alone"] else self.notes.weight
+            found["notes"] = weight * self._noted(batch["asked"].asks, soft)
+        return found
+
+    def _noted(self, asks: list, soft: list[tuple[Tensor, ...]]) -> Tensor:
+        """The loss of what the pictures' soft tokens are to be like."""
+        noted = [(ask[-1].notes, tokens[-1]) for ask, tokens in asks if ask[-1].notes]
+        if not noted:
+            return sum(part.sum() for group in soft for part in group) * 0.0
+        tokens = torch.stack([soft[g][r] for _, at in noted for g, r in [at[PICTURE]]])
+        words = self.language.model.get_input_embeddings().weight
+        return notes_loss(tokens, [notes for notes, _ in noted], words)
 
 
 class TextStage(SampleStage):

@@ -5,7 +5,8 @@ const root = element.querySelector('.lc');
 const find = (selector) => root.querySelector(selector);
 const canvas = find('canvas');
 const fileInput = find('input[type=file]');
-const MAX_BYTES = 20 * 1024 * 1024;
+const MEGABYTES = { picture: 20, session: 64 }; // of a file
+const HAS_KEYS = matchMedia('(hover: hover)').matches; // not a phone
 const PATIENCE = 180000; // milliseconds until an operation counts as lost
 
 let scene = { regions: [], pictures: [] }; // the server's last word
@@ -155,7 +156,7 @@ function spoken(operation, before) {
   const region = activeRegion();
   if (!region) return '';
   const known = before.regions.some((one) => one.number === region.number);
-  const more = region.readings > 1 ? ' This is reading ' + (region.reading + 1) + ' of ' + region.readings + ': its arrows, or C, show the next.' : '';
+  const more = region.readings > 1 ? ' This is reading ' + (region.reading + 1) + ' of ' + region.readings + ': ' + (HAS_KEYS ? 'its arrows, or C, show' : 'its arrows show') + ' the next.' : '';
   return 'Region ' + region.number + (known ? ' changed: ' : ': ') + percent(region.share) + ' of the picture.' + more;
 }
 
@@ -318,7 +319,8 @@ function point(place, event) {
 async function open(file) {
   if (!file) return;
   const isSession = /\.json$/i.test(file.name);
-  if (!isSession && file.size > MAX_BYTES) return say('This file is larger than 20 MB: choose a smaller one.', true);
+  const most = isSession ? MEGABYTES.session : MEGABYTES.picture;
+  if (file.size > most * 2 ** 20) return say('This file is larger than ' + most + ' MB: choose a smaller one.', true);
   find('.lc-wait').hidden = false;
   try {
     const { path } = await upload(file);
@@ -326,7 +328,7 @@ async function open(file) {
     send(isSession ? { op: 'import', file: uploaded } : { op: 'upload', file: uploaded, title: file.name.slice(0, 400) });
   } catch {
     find('.lc-wait').hidden = true;
-    say('The upload failed: try again, with a file below 20 MB.', true);
+    say('The upload failed. Is the server still running? Try again.', true);
   }
 }
 

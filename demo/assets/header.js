@@ -24,42 +24,67 @@ function show() {
 
 // Models -----------------------------------------------------------------------------------------
 
-function list({ models, segmenters }) {
-  const gigabytes = (bytes) => (bytes / 1e9).toFixed(bytes < 1e9 ? 2 : 1) + ' GB';
-  dialog.querySelector('.lh-list').replaceChildren(...models.map((one) => {
+const { precision, segmenter } = dialog.querySelector('form').elements;
+const gigabytes = (bytes) => (bytes / 1e9).toFixed(bytes < 1e9 ? 2 : 1) + ' GB';
+let choices = null;
+
+function list(next) {
+  const first = !choices;
+  choices = next;
+  dialog.querySelector('.lh-free').textContent = choices.free === null ? '' : gigabytes(choices.free) + ' of memory are free.';
+  if (!first) return weigh();
+  dialog.querySelector('.lh-list').replaceChildren(...choices.models.map((one) => {
     const row = make('label', 'lh-model');
     const radio = make('input');
     Object.assign(radio, { type: 'radio', name: 'model', value: one.model });
     const told = make('span');
     told.append(make('b', '', one.model.split('/').pop()), make('small', '', one.suits + ' · ' + one.licence));
-    row.append(radio, told, make('span', 'lh-memory', gigabytes(one.memory)));
+    row.append(radio, told, make('span', 'lh-memory'));
     return row;
   }));
   const own = make('option', '', "the model's own");
   own.value = '';
-  dialog.querySelector('select').replaceChildren(own, ...segmenters.map((one) => {
-    const option = make('option', '', one.model.split('/').pop() + ': ' + one.suits + ', ' + one.licence + ', ' + gigabytes(one.memory));
+  segmenter.replaceChildren(own, ...choices.segmenters.map((one) => {
+    const option = make('option');
     option.value = one.model;
     return option;
   }));
   mark();
 }
 
-// What runs now, in the list.
-function mark() {
-  for (const radio of dialog.querySelectorAll('input')) radio.checked = radio.value === props.value?.model;
-  dialog.querySelector('select').value = props.value?.segmenter || '';
+// What each needs in the precision that is chosen; what is more than there is stands back.
+function weigh() {
+  choices.models.forEach((one, place) => {
+    const row = dialog.querySelectorAll('.lh-model')[place];
+    const needed = one.memory[precision.value];
+    const tooLarge = choices.free !== null && needed > choices.free;
+    row.classList.toggle('large', tooLarge);
+    row.querySelector('.lh-memory').replaceChildren(gigabytes(needed), ...(tooLarge ? [make('small', '', 'too large')] : []));
+  });
+  choices.segmenters.forEach((one, place) => {
+    segmenter.options[place + 1].textContent = one.model.split('/').pop() + ': ' + one.suits + ', ' + one.licence + ', ' + gigabytes(one.memory[precision.value]);
+  });
 }
 
+// What runs now, in the list.
+function mark() {
+  if (!choices) return;
+  for (const radio of dialog.querySelectorAll('input')) radio.checked = radio.value === props.value?.model;
+  segmenter.value = props.value?.segmenter || '';
+  precision.value = props.value?.precision || 'fp32';
+  weigh();
+}
+
+precision.onchange = weigh;
 choose.onclick = () => {
   mark();
   dialog.showModal();
-  if (!dialog.querySelector('.lh-model')) trigger('model', { op: 'list' });
+  trigger('model', { op: 'list' }); // what is free changes
 };
 dialog.querySelector('[data-close]').onclick = () => dialog.close();
 dialog.querySelector('form').onsubmit = () => {
   const model = dialog.querySelector('input:checked')?.value;
-  if (model) trigger('model', { op: 'choose', model, segmenter: dialog.querySelector('select').value || null });
+  if (model) trigger('model', { op: 'choose', model, segmenter: segmenter.value || null, precision: precision.value });
 };
 
 for (const button of root.querySelectorAll('[data-form]')) {

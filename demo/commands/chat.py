@@ -11,7 +11,7 @@ from typing import Any
 
 from demo.arguments import decoding_of, models_of
 from demo.commands import common
-from demo.models import Chooser
+from demo.models import EMBEDDED, Chooser
 
 SAYS = "open the chat in a browser, and serve programs beside it"
 EXAMPLES = """examples:
@@ -80,13 +80,24 @@ def run(args: argparse.Namespace) -> int:
 
 def chooser_of(args: argparse.Namespace) -> Chooser:
     """Other models with the options of this one; offered to whoever sits at this machine."""
-    memory = args.quantize or (None if args.dtype == "fp32" else "bf16")
 
-    def build(model: str, segmenter: str | None) -> Any:
+    def build(model: str, segmenter: str | None, precision: str) -> Any:
         named = {"model": model, "segmenter": segmenter, "vision": None, "language": None}
-        return common.assistant_of(argparse.Namespace(**{**vars(args), **named}))
+        return common.assistant_of(
+            argparse.Namespace(**{**vars(args), **named, **options_of(model, precision)})
+        )
 
-    return Chooser(build, memory, args.model, args.segmenter)
+    half = "fp32" if args.dtype == "fp32" else "bf16"
+    device = None if args.device_map else args.device
+    return Chooser(build, args.model, args.segmenter, args.quantize or half, device)
+
+
+def options_of(model: str, precision: str) -> dict[str, str | None]:
+    """The options that ask for one of adapters.memory.PRECISIONS; the embedded default is small
+    enough as it is."""
+    if model == EMBEDDED or precision == "fp32":
+        return {"dtype": "fp32", "quantize": None}
+    return {"dtype": "bf16", "quantize": None if precision == "bf16" else precision}
 
 
 def launcher():

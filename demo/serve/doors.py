@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import logging
 import re
 import threading
 from collections import OrderedDict
@@ -18,6 +19,7 @@ from typing import Any
 from PIL import Image
 
 from adapters.images import load_image, load_region_mask
+from adapters.memory import ran_out
 from adapters.rle import decode_rle, encode_rle
 from demo import batch
 from demo.arguments import shown
@@ -26,6 +28,8 @@ from qformer.assistant import Assistant
 from qformer.contracts import ImageError, QuestionError, RegionError
 from qformer.regions import Region
 from qformer.view import View
+
+log = logging.getLogger(__name__)
 
 DATA_URL = re.compile(r"data:image/[a-z0-9.+-]{1,20};base64,", re.IGNORECASE)
 
@@ -63,6 +67,10 @@ class Shelf:
     def __len__(self) -> int:
         return len(self._views)
 
+    def clear(self) -> None:
+        with self._lock:
+            self._views.clear()
+
     def take(self, key: tuple[str, bytes]) -> View | None:
         with self._lock:
             return self._views.pop(key, None)
@@ -94,17 +102,28 @@ class Doors:
 
     @contextmanager
     def look(self, url: Any, owner: str) -> Iterator[View]:
-        """The picture as the assistant has read it, for as long as it is needed."""
+        """The picture as the assistant has read it, for as long as it is needed. Raises BusyError
+        where memory runs out meanwhile."""
         assistant = self.assistant()
         content = picture_bytes(url, self.limits.upload)
         key = (owner, hashlib.sha256(content).digest())
-        view = self.shelf.take(key)
-        if view is None or view.assistant is not assistant:
-            view = assistant.encode(load_image(content))
         try:
-            yield view
-        finally:
-            self.shelf.put(key, view)
+            view = self.shelf.take(key)
+            if view is None or view.assistant is not assistant:
+                view = assistant.encode(load_image(content))
+            try:
+                yield view
+            finally:
+                if assistant is self._ready():  # one that was replaced is not kept alive
+                    self.shelf.put(key, view)
+        except Exception as error:
+            if not ran_out(error):
+                raise
+            log.error("memory ran out", exc_info=error)
+            raise BusyError(
+                "memory ran out: send a smaller picture or fewer regions, ask for fewer tokens, or"
+                " come again later", 5, status=503
+            ) from None  # fmt: skip
 
     def regions(self, view: View, wanted: Any) -> list[Region]:
         """Regions as `loupe ask --batch` takes them; {"mask"} is a data URL or COCO run lengths."""

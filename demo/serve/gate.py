@@ -11,7 +11,7 @@ import json
 import re
 import secrets
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
@@ -133,6 +133,7 @@ class Gate:
         self.hosts = None if hosts is None else {host.lower() for host in hosts}
         self.left = left
         self.visitors = Visitors()
+        self.pages: Counter[str] = Counter()  # those that are open, by gradio's key
         self._held = 0  # bytes of bodies in memory
 
     async def __call__(self, scope: dict, receive: Receive, send: Send) -> None:
@@ -146,7 +147,7 @@ class Gate:
         seen = {"status": 500}
         headers = Headers(scope=scope)
         visitor, new = _visitor(headers)
-        scope["loupe.visitor"] = "" if new else visitor
+        scope["loupe.visitor"], scope["loupe.pages"] = "" if new else visitor, self.pages
 
         async def answer(message: dict) -> None:
             if message["type"] == "http.response.start":
@@ -169,17 +170,30 @@ class Gate:
                 scope["loupe.user"] = await self._user(scope, headers)
             body = await self._bounded(scope, headers, receive, "" if new else visitor)
             try:
-                await self.app(scope, body, answer)
+                if scope["path"].startswith(HEARTBEAT):
+                    await self._follow(scope, body, answer)
+                else:
+                    await self.app(scope, body, answer)
             finally:
                 self._held -= len(body.content)
-                if self.left is not None and scope["path"].startswith(HEARTBEAT):
-                    await self.left(scope["path"].removeprefix(HEARTBEAT))
         except RefusedError as refused:
             await _refuse(scope, receive, answer, refused)
         finally:
             self.metrics.requests.add(door=door, status=str(seen["status"]))
             if door in ("api", "page", "mcp", "client"):
                 self.metrics.seconds.observe(time.perf_counter() - start, door=door)
+
+    async def _follow(self, scope: dict, body: Body, answer: Send) -> None:
+        """A stream that lasts as long as its page is open."""
+        page = scope["path"].removeprefix(HEARTBEAT)
+        self.pages[page] += 1
+        try:
+            await self.app(scope, body, answer)
+        finally:
+            self.pages[page] -= 1
+            self.pages += Counter()  # those at none go
+            if self.left is not None:
+                await self.left(page)
 
     def _check_host(self, headers: Headers) -> None:
         host = headers.get("host", "").lower()
@@ -221,7 +235,7 @@ class Gate:
         upload = path == "/gradio_api/upload"
         limit = self.limits.event if path in EVENTS else self.limits.body
         if upload:
-            limit = self.limits.upload + 2**16  # the form around the file
+            limit = self.limits.session + 2**16  # the form around the file
         length = headers.get("content-length")
         if length is not None and (not length.isdecimal() or int(length) > limit):
             raise _too_large(limit)

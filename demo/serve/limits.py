@@ -12,16 +12,18 @@ MEGABYTE = 2**20
 @dataclass(frozen=True)
 class Limits:
     """sessions: visitors at once. queue: requests that may wait for their turn; more are told
-    "busy". answers: written at the same time. upload, body: bytes of a picture file, and of a
-    request that carries pictures as text. messages, regions: of one request.
-    tokens: the longest answer that may be asked for. question: characters. pictures: kept encoded
-    for the programs' next questions, at most `kept` bytes of pixels.
+    "busy". answers: written at the same time. upload, session, body: bytes of a picture file, of a
+    session file, which holds its pictures, and of a request that carries pictures as text.
+    messages, regions: of one request. tokens: the longest answer that may be asked for. question:
+    characters. pictures: kept encoded for the programs' next questions, at most `kept` bytes of
+    pixels.
     """
 
     sessions: int = 64
     queue: int = 64
     answers: int = 4
     upload: int = 20 * MEGABYTE
+    session: int = 64 * MEGABYTE
     body: int = 32 * MEGABYTE
     event: int = 8 * MEGABYTE  # bytes of an event of the page
     messages: int = 64

@@ -223,7 +223,9 @@ class Late:
             if self._made is None:
                 from demo.serve.programs import Programs
 
-                self._made = Programs(self.loader.ready, self.limits, self.metrics, self._named)
+                made = Programs(self.loader.ready, self.limits, self.metrics, self._named)
+                self.loader.on_change(lambda assistant: made.doors.shelf.clear())
+                self._made = made
         return self._made
 
     def _named(self) -> str:
@@ -302,7 +304,7 @@ def mount(
 
     app = Starlette(routes=beside, lifespan=quiet)
     return gr.mount_gradio_app(
-        app, blocks, path="/", max_file_size=limits.upload, theme=theme(),
+        app, blocks, path="/", max_file_size=limits.session, theme=theme(),
         css=(ASSETS / "page.css").read_text(),
         ssr_mode=False, footer_links=[], run_history=False, enable_monitoring=False,
         show_error=False, pwa=False, mcp_server=False, root_path=public_url if path else None,

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from functools import update_wrapper
 from typing import Any
+from weakref import ref
 
 import torch
 
@@ -37,7 +38,7 @@ class Worker:
         self._quick: deque[tuple[Future, Callable, str]] = deque()
         self._steady: deque[tuple[Future, Callable, str]] = deque()
         self._there = threading.Condition()
-        self._taken: list[tuple[Any, str, Turn]] = []
+        self._taken: list[tuple[ref, str, ref]] = []  # a model that is replaced may go
         self._in_a_row = 0
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="loupe-model", daemon=True)
@@ -63,7 +64,7 @@ class Worker:
         """From now on this worker makes the calls of owner's method `name`."""
         turn = Turn(self, getattr(owner, name), part, own=name in vars(owner))
         setattr(owner, name, turn)
-        self._taken.append((owner, name, turn))
+        self._taken.append((ref(owner), name, ref(turn)))
 
     def close(self) -> None:
         """End after the call in progress and give the methods back; calls that wait fail."""
@@ -72,8 +73,10 @@ class Worker:
             self._there.notify()
         self._thread.join(timeout=5)
         while self._taken:
-            owner, name, turn = self._taken.pop()
-            turn.give_back(owner, name)
+            taken, name, made = self._taken.pop()
+            owner, turn = taken(), made()
+            if owner is not None and turn is not None:
+                turn.give_back(owner, name)
 
     def _next(self) -> tuple[Future, Callable, str] | None:
         with self._there:
@@ -108,7 +111,7 @@ class Turn:
 
     def __init__(self, worker: Worker, call: Callable, part: str, own: bool):
         self.worker, self.call, self.part, self.own = worker, call, part, own
-        update_wrapper(self, call)
+        update_wrapper(self, call, updated=())  # one of another worker keeps its own
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         quick = self.part in QUICK

@@ -50,9 +50,9 @@ def visit(browser, port) -> Iterator:
 
     opened, urls = [], []
 
-    def start(build=None, saves=None, **window) -> Visitor:
+    def start(build=None, saves=None, chooser=None, **window) -> Visitor:
         if build is not None:
-            server = launch(build, port=port, saves=saves)
+            server = launch(build, port=port, saves=saves, chooser=chooser)
             opened.append(server)
             urls.append(server.local_url)
         visitor = Visitor(browser, urls[-1], **window)

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from demo import gallery
+from demo.models import Chooser
 from qformer.contracts import Decoding
 from qformer.view import View
 
@@ -103,6 +104,25 @@ def test_a_corrected_answer_is_kept_as_training_data(visitor, tmp_path):
     assert visitor.answers() == ["a boat"]
     assert "put right by you" in visitor.page.locator(".lt-tags").inner_text()
     assert '"a boat"' in (tmp_path / "kept" / "data.jsonl").read_text()
+
+
+def test_a_model_that_does_not_fit_is_marked_and_refused(visit, tiny_assistant, noise, monkeypatch):
+    monkeypatch.setattr("adapters.memory.available", lambda device: 9 * 10**9)
+    visitor = visit(lambda: tiny_assistant, chooser=Chooser(lambda *_: tiny_assistant))
+    visitor.choose()
+    visitor.page.click(".lh-choose")
+    row = visitor.page.locator(".lh-model", has=visitor.page.locator("[value$='blip2-opt-2.7b']"))
+    assert "too large" in row.inner_text()
+    row.click()
+    visitor.page.click(".lh-models [type=submit]")
+    visitor.page.wait_for_selector(".lh-note:not(:empty)")
+    assert "these would fit: bf16" in visitor.page.locator(".lh-note").inner_text()
+    visitor.page.select_option("[name=precision]", "nf4")
+    assert "too large" not in row.inner_text()
+    visitor.page.click(".lh-models [type=submit]")
+    visitor.page.wait_for_selector(".lh-status[data-state=ready] >> text=blip2-opt-2.7b")
+    assert visitor.ask("what is this?")
+    assert visitor.complaints == []
 
 
 def test_an_uncertain_answer_says_so_and_shows_the_guess_when_asked(visitor):

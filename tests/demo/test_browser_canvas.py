@@ -4,6 +4,7 @@ import json
 import threading
 import time
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -257,6 +258,54 @@ def test_a_reloaded_page_goes_on_where_it_was(visitor):
     assert visitor.answers() == [said]
     visitor.operations = 0
     visitor.click(0.2, 0.2)
+    assert visitor.chips() == ["region 1", "region 2"]
+
+
+def test_a_session_of_large_pictures_is_saved_and_loaded_again(visitor, tmp_path):
+    generator = np.random.default_rng(0)
+    for name in ("one.png", "two.png"):  # 12 MB each
+        noise = generator.integers(0, 256, (2000, 2000, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / name, compress_level=0)
+        visitor.page.set_input_files(".lc input[type=file]", tmp_path / name)
+        visitor.settle()
+    visitor.click(0.5, 0.5)
+    visitor.page.click(".l-menu summary")
+    with visitor.page.expect_download() as download:
+        visitor.page.click("[data-form=json]")
+    download.value.save_as(tmp_path / "saved.json")
+    visitor.settle()
+    assert (tmp_path / "saved.json").stat().st_size > 30 * 2**20
+    visitor.page.set_input_files(".lh input[type=file]", tmp_path / "saved.json")
+    visitor.settle()
+    assert visitor.note() == ""
+    assert visitor.page.locator("[data-picture]").count() == 6
+    assert visitor.chips() == ["region 1"]
+    with (tmp_path / "large.json").open("wb") as file:
+        file.truncate(65 * 2**20)
+    visitor.page.set_input_files(".lh input[type=file]", tmp_path / "large.json")
+    visitor.page.wait_for_selector(".lc-note.error")
+    assert "larger than 64 MB" in visitor.note()
+
+
+def test_a_duplicated_tab_goes_on_apart(visitor):
+    visitor.click(0.5, 0.5)
+    said = visitor.ask("what is this?")
+    with visitor.page.expect_popup() as opened:  # as with a duplicate, what the tab keeps is copied
+        visitor.page.evaluate("window.open(location.href)")
+    twin = opened.value
+    twin.wait_for_selector(".lc[data-state=ready]")
+    assert twin.locator(".lc-name span").all_inner_texts() == ["region 1"]
+    assert twin.locator(".lt-entry.answer .lt-bubble > p").all_inner_texts() == [said]
+    twin.click(".lc [data-act=clear]")
+    twin.wait_for_selector(".lc-chips:empty", state="attached")
+    visitor.click(0.2, 0.2)
+    assert visitor.chips() == ["region 1", "region 2"]
+    assert twin.locator(".lc-name span").all_inner_texts() == []
+    twin.reload()
+    twin.wait_for_selector(".lc[data-state=ready]")
+    assert twin.locator(".lc-name span").all_inner_texts() == []
+    visitor.page.reload()
+    visitor.page.wait_for_selector(".lc[data-state=ready]")
     assert visitor.chips() == ["region 1", "region 2"]
 
 

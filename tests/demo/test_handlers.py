@@ -339,6 +339,36 @@ def test_a_flood_of_clicks_is_slowed(chat, visitor):
     assert "too fast" in errors[-1]
 
 
+def test_memory_that_runs_out_is_said_and_nothing_is_lost(visitor, monkeypatch, caplog):
+    def full(*args, **named):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 8 bytes")
+
+    visitor.operate(**POINT)
+    answer = visitor.ask()["entries"][1]["id"]
+    with monkeypatch.context() as patched:
+        for broken in ("View.segment", "View.find", "View.evidence", "View.log_likelihood"):
+            patched.setattr(f"qformer.view.{broken}", full)
+        patched.setattr("qformer.assistant.Assistant.encode", full)
+        patched.setattr("qformer.conversation.Conversation.ask", full)
+        patched.setattr("demo.session.search", full)
+        told = [
+            visitor.operate(**operation)[0]["error"]
+            for operation in (POINT, {"op": "evidence", "entry": answer},
+                              {"op": "example", "name": "noise.png"})
+        ]  # fmt: skip
+        for task in ({"op": "ask", "question": "and now?"}, {"op": "retry", "entry": answer},
+                     {"op": "everything"}, {"op": "find", "words": "a cup"}):  # fmt: skip
+            talk = visitor.work(**task)[-1]
+            assert not talk["busy"]
+            told.append(talk["note"])
+        assert visitor.work(op="describe")[-1]["entries"][-1]["text"].startswith("memory ran out")
+    for one in told:
+        assert one.startswith("memory ran out: ask about fewer regions")
+    canvas, _ = visitor.operate(op="sync")
+    assert [region["number"] for region in canvas["regions"]] == [1]
+    assert visitor.ask("and its colour?")["entries"][-1]["state"] == "done"
+
+
 def test_two_visitors_do_not_meet(chat, visitor):
     other, canvas, talk = chat.enter()
     assert canvas["picture"] is None

@@ -110,6 +110,43 @@ def test_what_is_no_session_file_opens_nothing(kind, written, tiny_assistant):
     assert not fresh.pictures
 
 
+@pytest.mark.parametrize("kind", ["a huge size", "an address", "no number"])
+def test_one_bad_picture_of_several_opens_none(kind, written, session, tiny_assistant):
+    bad_one = json.loads(HOSTILE[kind](json.loads(json.dumps(written))))["pictures"][0]
+    written["pictures"].append(bad_one)
+    with pytest.raises(LoupeError):
+        export.replay(session, json.dumps(written))
+    assert list(session.pictures) == [2, 1]
+    assert session.current == 1
+
+
+def test_memory_that_runs_out_while_a_session_is_loaded_leaves_the_old_one(
+    written, session, monkeypatch
+):
+    opened = Session.open
+
+    def full(self, *named, **given):
+        if len(self.pictures) == 3:
+            raise MemoryError
+        return opened(self, *named, **given)
+
+    monkeypatch.setattr(Session, "open", full)
+    with pytest.raises(MemoryError):
+        export.replay(session, json.dumps(written))
+    assert list(session.pictures) == [2, 1]
+    assert session.current == 1
+
+
+def test_a_session_that_could_not_be_loaded_again_is_not_saved(session, monkeypatch):
+    size = len(export.to_json(session, "tiny").encode())
+    monkeypatch.setattr(export, "MAX_SESSION", size)
+    assert export.to_json(session, "tiny")
+    monkeypatch.setattr(export, "MAX_SESSION", size - 1)
+    with pytest.raises(LoupeError, match="can be loaded again: save it as a page, or close some"):
+        export.to_json(session, "tiny")
+    assert len(session.pictures) == 2
+
+
 def test_the_page_to_pass_on_needs_nothing_and_shows_text_as_text(session):
     page = export.to_html(session, "tiny <model>")
     assert "tiny &lt;model&gt;" in page

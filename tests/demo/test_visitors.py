@@ -37,6 +37,56 @@ def test_a_reloaded_page_finds_its_session_again(store):
     assert len(store) == 0
 
 
+def test_a_duplicated_tab_goes_on_with_a_copy(store, image):
+    key = store.enter("", "browser", "page 1", {"page 1"})
+    session = store.get(key)
+    session.open(image)
+    here = session.picture().regions
+    here.click(10, 10)
+    list(session.ask("what is this?"))
+    here.click(30, 20)
+    here.undo()
+    twins = store.enter(key, "browser", "page 2", {"page 1", "page 2"})
+    assert twins != key
+    twin = store.get(twins)
+    there = twin.picture().regions
+    assert (list(there.marks), there.asked, there.redoable) == ([1], [1], True)
+    assert [entry.text for entry in twin.picture().talk.entries] == [
+        entry.text for entry in session.picture().talk.entries
+    ]
+    there.redo()
+    there.rename(1, "cup")
+    list(twin.ask("and its colour?"))
+    twin.open(image)
+    assert [len(one.pictures) for one in (session, twin)] == [1, 2]
+    assert (list(here.marks), here.marks[1].label, here.redoable) == ([1], "", True)
+    assert len(session.picture().talk.entries) == 2
+    here.delete(1)
+    twin.switch(1)
+    assert list(twin.picture().regions.marks) == [1, 2]
+    numbers = [entry.id for entry in twin.picture().talk.entries]
+    assert len(set(numbers)) == len(numbers) == 4
+
+
+def test_a_reload_after_the_page_has_gone_is_no_duplicate(store):
+    key = store.enter("", "browser", "page 1", {"page 1"})
+    assert store.enter(key, "browser", "page 2", {"page 2", "somebody else's"}) == key
+    assert store.enter(key, "browser", "page 3", {"page 2", "page 3"}) != key
+
+
+def test_an_answer_under_way_stays_with_the_tab_that_asked(store, image):
+    session = store.get(store.enter("", "browser", "page 1", {"page 1"}))
+    session.open(image)
+    answer = session.ask("what is this?")
+    next(answer), next(answer)
+    twin = session.copy()
+    assert twin.picture().talk.entries[-1].state == "stopped"
+    assert not twin.busy
+    list(answer)
+    assert session.picture().talk.entries[-1].state == "done"
+    assert twin.picture().talk.entries[-1].state == "stopped"
+
+
 @pytest.mark.parametrize("owner", ["another", "", "browser2"])
 def test_a_key_is_good_only_for_the_browser_it_was_given_to(store, owner):
     key = store.enter("", "browser")

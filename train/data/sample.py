@@ -90,12 +90,14 @@ class Area:
 class Turn:
     """question: "" where the answer is a caption. answers: all that people gave. Of a question the
     first is learned; of a caption any one, drawn anew each time. Evaluation scores against all.
-    areas: which of the sample's areas it is about. choices: of a multiple-choice question."""
+    areas: which of the sample's areas it is about. choices: of a multiple-choice question. notes:
+    a word for each soft token of the picture, which it is to be like (train/notes.py)."""
 
     question: str
     answers: tuple[str, ...]
     areas: tuple[int, ...] = ()
     choices: tuple[str, ...] = ()
+    notes: str = ""
 
 
 @dataclass(frozen=True)

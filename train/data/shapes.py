@@ -46,7 +46,10 @@ def read_relabelled(config: DataConfig, tally: Tally) -> Iterator[Sample]:
     """
     kinds = [[q for q in whole(config) if relations_of(q) == n] for n in range(MOST_RELATIONS + 1)]
     for sample, asked in draw(config, kinds):
-        turns = [turn(question, "yes" if cells.any() else "no", True) for question, cells in asked]
+        turns = [
+            turn(question, "yes" if cells.any() else "no", marks(cells), True)
+            for question, cells in asked
+        ]
         yield Sample(**sample, turns=tuple(turns))
 
 
@@ -56,13 +59,20 @@ def read_where(config: DataConfig, tally: Tally) -> Iterator[Sample]:
     kinds = [[q for q in whole(config) if relations_of(q) == n] for n in range(MOST_RELATIONS + 1)]
     kinds += [[q for q in halves() if relations_of(q) == n] for n in range(MOST_RELATIONS + 1)]
     for sample, asked in draw(config, kinds):
-        turns = [turn(f"where {question}", places(cells)) for question, cells in asked]
+        turns = [
+            turn(f"where {question}", places(cells), marks(cells)) for question, cells in asked
+        ]
         yield Sample(**sample, turns=tuple(turns))
 
 
 @cache
-def turn(question: str, answer: str, choose: bool = False) -> Turn:
-    return Turn(question, (answer,), choices=("yes", "no") if choose else ())
+def turn(question: str, answer: str, notes: str, choose: bool = False) -> Turn:
+    return Turn(question, (answer,), choices=("yes", "no") if choose else (), notes=notes)
+
+
+def marks(cells: np.ndarray) -> str:
+    """bool (3, 3) -> a word for each cell, and so for nine soft tokens: "yes no no ..." """
+    return " ".join("yes" if hit else "no" for hit in cells.flat)
 
 
 def places(cells: np.ndarray) -> str:

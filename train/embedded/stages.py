@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -16,6 +15,7 @@ from qformer.bridge import Bridge, PassRows
 from qformer.prompt import PICTURE, PromptConfig, assemble, declarations, instruction, lay_out
 from qformer.stage1 import Stage1
 from train.embedded.pool import Pool
+from train.notes import likeness
 from train.scenes.dialogue import (
     MIXES,
     WEIGHTS,
@@ -30,7 +30,6 @@ from train.scenes.wordings import roughen
 from train.stages import read_in_buckets
 
 SIMPLE = 0.2  # of stage 2: until here pictures grow from two objects to all
-SHARPNESS = 16.0  # of a soft token's likeness to the words
 
 
 def region_rows(pool: Pool, picks: list[list[int | None]], pictures: list[int]) -> PassRows:
@@ -262,10 +261,9 @@ class Stage2Stage:
         answers = self.answers(batch)
         weights = [torch.full((len(answer),), len(answer) ** -0.5) for answer in answers]
         logits = read_in_buckets(self.language, self.prompts(batch, soft), batch["read"])
-        words = F.normalize(self.language.model.get_input_embeddings().weight, dim=-1)
-        likeness = (SHARPNESS * F.normalize(soft, dim=-1) @ words.T).float().log_softmax(-1)
+        like = likeness(soft, self.language.model.get_input_embeddings().weight)
         asked = batch["notes"] >= 0
-        spelled = likeness.gather(-1, batch["notes"].clamp(min=0))[asked].mean()
+        spelled = like.gather(-1, batch["notes"].clamp(min=0))[asked].mean()
         return {
             "answer": answer_loss(logits, answers, weights),
             "notes": -0.5 * batch["fading"] * spelled,

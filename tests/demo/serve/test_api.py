@@ -35,13 +35,13 @@ def test_the_models_are_listed(client):
 
 
 def test_another_model_is_listed_by_its_own_name(tiny_assistant):
-    chooser = Chooser(lambda *named: tiny_assistant)
+    chooser = Chooser(lambda *named: tiny_assistant, device=None)
     server = launch(lambda: tiny_assistant, "tiny", port=0, chooser=chooser)
     try:
         server.loader.wait()
         client = openai.OpenAI(base_url=f"{server.local_url}v1", api_key="unused", max_retries=0)
         assert [model.id for model in client.models.list()] == ["tiny"]
-        server.loader.choose("Salesforce/blip2-opt-2.7b", None)
+        server.loader.choose("Salesforce/blip2-opt-2.7b", None, "nf4")
         assert server.loader.settled(30)
         assert [model.id for model in client.models.list()] == ["blip2-opt-2.7b"]
     finally:

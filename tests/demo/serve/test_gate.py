@@ -7,12 +7,13 @@ from demo.serve.metrics import Metrics
 
 def test_a_page_that_goes_is_told_of_and_no_other_stream_is():
     """Whether it listened for an answer or not: gradio sees only those that did."""
-    gone = []
+    gone, told = [], []
 
     async def left(key):
         gone.append(key)
 
     async def until_it_goes(scope, receive, send):
+        told.append((list(scope["loupe.pages"]), scope["loupe.pages"] is gate.pages))
         while (await receive())["type"] != "http.disconnect":
             pass
 
@@ -30,3 +31,5 @@ def test_a_page_that_goes_is_told_of_and_no_other_stream_is():
         }  # fmt: skip
         asyncio.run(gate(scope, receive, send))
     assert gone == ["abc123"]
+    assert told == [(["abc123"], True), ([], True)]  # which pages are open
+    assert not gate.pages

@@ -315,7 +315,7 @@ def test_two_keys_in_one_stream_are_refused(served):
 
 
 @pytest.mark.parametrize(
-    ("path", "megabytes"), [("queue/join", 9), ("upload", 21), ("call/ask", 33)]
+    ("path", "megabytes"), [("queue/join", 9), ("upload", 65), ("call/ask", 33)]
 )
 def test_more_than_is_allowed_is_refused_before_it_is_read(served, path, megabytes):
     body = b"x" * (megabytes << 20)

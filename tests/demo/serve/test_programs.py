@@ -39,6 +39,31 @@ def test_the_gradio_client_is_told_what_is_wrong_and_finds_nothing_else(gradio, 
     assert sorted(named) == ["/ask", "/describe", "/segment"]
 
 
+def test_memory_that_runs_out_is_said_to_programs_as_busy(gradio, served, url, monkeypatch, caplog):
+    def full(*args, **named):
+        raise MemoryError("at 0x7f")
+
+    messages = [{"role": "user", "content": [
+        {"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "what?"},
+    ]}]  # fmt: skip
+    with monkeypatch.context() as patched:
+        patched.setattr("qformer.conversation.Conversation.ask", full)
+        patched.setattr("qformer.view.View.segment", full)
+        with pytest.raises(Exception, match="memory ran out: send a smaller picture"):
+            gradio.predict(url, POINT, api_name="/segment")
+        request = urllib.request.Request(
+            f"{served.local_url}v1/chat/completions",
+            json.dumps({"model": "tiny", "messages": messages}).encode(),
+            {"content-type": "application/json"},
+        )
+        with pytest.raises(urllib.error.HTTPError) as told:
+            urllib.request.urlopen(request, timeout=30)
+    said = json.loads(told.value.read())["error"]
+    assert (told.value.code, told.value.headers["retry-after"]) == (503, "5")
+    assert "memory ran out" in said["message"]
+    assert gradio.predict(url, "what is this?", POINT, api_name="/ask")["answer"]
+
+
 def rpc(served, method, params=None, key=1):
     message = {"jsonrpc": "2.0", "method": method, "params": params or {}}
     if key is not None:

@@ -103,6 +103,15 @@ def test_where_lists_all_cells_and_asks_for_the_second_half_alone(tmp_path):
     assert any(question.startswith("where is above a") for question in answered)
 
 
+@pytest.mark.parametrize("format", ["shapes-relabelled", "shapes-where"])
+def test_notes_mark_the_cells_in_the_order_they_are_read(format, tmp_path):
+    answers(format, tmp_path)
+    (sample,) = read(DataConfig(format, str(tmp_path), split="mine"), Tally(0.0))
+    notes = {turn.question.removeprefix("where "): turn.notes for turn in sample.turns}
+    assert notes["is a circle red"] == "yes no no no no no no no no"
+    assert notes["is a green shape right of a circle"] == "no yes no no no no no no no"
+
+
 def test_what_val_asks_is_left_out(tmp_path):
     asked = "is a circle red"
     assert asked not in answers("shapes-relabelled", tmp_path, left_out=(asked,))
