@@ -182,7 +182,7 @@ def test_predictions_of_other_data_or_another_model_are_refused(asked, done, tmp
     with pytest.raises(LoupeError, match="not of embedded"):
         main(["vqav2", "--data", str(asked), "--predictions", str(done / "predictions.jsonl"),
               "--model", "embedded"])  # fmt: skip
-    with pytest.raises(LoupeError, match="another task .*give the task"):
+    with pytest.raises(LoupeError, match=r"another task .*give the task"):
         main(["okvqa", "--data", str(asked), "--split", "VQAv2", "--predictions",
               str(done / "predictions.jsonl")])  # fmt: skip
     file = tmp_path / "others.jsonl"
