@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from qformer import QFormer, QFormerConfig
-from qformer.qformer import QFormerPass
 from qformer.masks import self_attention_mask
+from qformer.qformer import QFormerPass
 
 CONFIG = QFormerConfig(
     hidden_size=32,
