@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,6 +12,39 @@ from torch import Tensor, nn
 from .config import QFormerConfig
 
 KeyValue = tuple[Tensor, Tensor]  # keys and values, (rows, heads, tokens, head width) each
+
+
+def together(module: nn.Module, parts: Sequence[Tensor]) -> list[Tensor]:
+    """What a module that works token by token makes of several (rows, tokens, width): one matrix
+    product in place of many, and in training one gradient of its weights."""
+    if len(parts) == 1:
+        return [module(parts[0])]
+    shapes = [part.shape[:2] for part in parts]
+    done = module(torch.cat([part.flatten(0, 1) for part in parts]))
+    pieces = done.split([rows * tokens for rows, tokens in shapes])
+    return [piece.unflatten(0, shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
+
+@dataclass
+class LayerPass:
+    """What a layer is given of one pass over the pictures, and what it makes of it.
+
+    states: (N, queries + text, width). prefix: keys and values that the pass sees besides its own,
+    or the place, among the passes beside it, of the one whose they are. memory: (B, heads, tokens,
+    d), N a multiple of B. memory_bias: broadcast to (B, 1, N / B * queries, tokens). return_text:
+    False computes the query rows alone. own: this layer's self-attention keys and values.
+    attention_map: (N, heads, queries, tokens), if asked and the layer has cross-attention.
+    """
+
+    states: Tensor
+    num_queries: int
+    self_mask: Tensor | None
+    prefix: KeyValue | int | None = None
+    memory: KeyValue | None = None
+    memory_bias: Tensor | None = None
+    return_text: bool = True
+    own: KeyValue | None = None
+    attention_map: Tensor | None = None
 
 
 class Attention(nn.Module):
@@ -33,19 +69,39 @@ class Attention(nn.Module):
         """(rows, tokens, width) -> (rows, heads, tokens, head width)."""
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-    def remember(self, states: Tensor) -> KeyValue:
-        """Keys and values of what is read, (rows, tokens, key width)."""
-        return self.split_heads(self.key(states)), self.split_heads(self.value(states))
+    def remember(self, *parts: Tensor) -> list[KeyValue]:
+        """Keys and values of what is read, (rows, tokens, key width) each."""
+        keys, values = together(self.key, parts), together(self.value, parts)
+        return [
+            (self.split_heads(key), self.split_heads(value))
+            for key, value in zip(keys, values, strict=True)
+        ]
 
     def read(
-        self, states: Tensor, memory: KeyValue, bias: Tensor | None, return_map: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """Let `states` (rows, tokens, width) read the keys and values, then add and norm.
+        self,
+        parts: Sequence[Tensor],
+        memories: Sequence[KeyValue],
+        biases: Sequence[Tensor | None],
+        return_maps: bool = False,
+    ) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Let each of `parts` (rows, tokens, width) read its keys and values, then add and norm.
 
-        bias: bool (True is visible) or float added to the logits, broadcast to (rows, heads,
-        tokens, keys). Returns the new states and, if asked, the attention map of that shape.
+        biases: bool (True is visible) or float added to the logits, broadcast to (rows, heads,
+        tokens, keys). Returns the new states and, if asked, the attention maps of that shape.
         """
-        queries = self.split_heads(self.query(states))
+        asked = [self.split_heads(queries) for queries in together(self.query, parts)]
+        found = [self._look(*one, return_maps) for one in zip(asked, memories, biases, strict=True)]
+        contexts = together(self.output, [context for context, _ in found])
+        states = [
+            self.layernorm(part + self.dropout(context))
+            for part, context in zip(parts, contexts, strict=True)
+        ]
+        return states, [attention_map for _, attention_map in found]
+
+    def _look(
+        self, queries: Tensor, memory: KeyValue, bias: Tensor | None, return_map: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """What queries (rows, heads, tokens, d) find, (rows, tokens, width), and their map."""
         keys, values = memory
         attention_map = None
         if return_map:
@@ -62,8 +118,7 @@ class Attention(nn.Module):
             context = F.scaled_dot_product_attention(
                 queries, keys, values, bias, self.dropout_rate if self.training else 0.0
             )
-        context = self.output(context.transpose(1, 2).flatten(2))
-        return self.layernorm(states + self.dropout(context)), attention_map
+        return context.transpose(1, 2).flatten(2), attention_map
 
 
 class FeedForward(nn.Module):
@@ -93,48 +148,76 @@ class QFormerLayer(nn.Module):
         self.query_feed_forward = FeedForward(config)
         self.text_feed_forward = FeedForward(config) if config.text_feed_forward else None
 
-    def forward(
-        self,
-        states: Tensor,
-        num_queries: int,
-        self_mask: Tensor | None,
-        prefix: KeyValue | None = None,
-        memory: KeyValue | None = None,
-        memory_bias: Tensor | None = None,
-        return_map: bool = False,
-        return_text: bool = True,
-    ) -> tuple[Tensor, KeyValue, Tensor | None]:
-        """states: (N, queries + text, width). memory: (B, heads, tokens, d), N a multiple of B.
+    def forward(self, passes: Sequence[LayerPass], return_maps: bool = False) -> None:
+        """Put every pass through this layer: its states, `own` and `attention_map` are replaced."""
+        own = self.attention.remember(*[one.states for one in passes])
+        asking, seen, visible = [], [], []
+        for one, pair in zip(passes, own, strict=True):
+            one.own = pair
+            before = own[one.prefix] if isinstance(one.prefix, int) else one.prefix
+            if before is not None:
+                pair = torch.cat([before[0], pair[0]], dim=2), torch.cat([before[1], pair[1]], 2)
+            states, mask = one.states, one.self_mask
+            if not one.return_text:
+                states = states[:, : one.num_queries]
+                if mask is not None and mask.shape[2] > 1:
+                    mask = mask[:, :, : one.num_queries]
+            asking.append(states)
+            seen.append(pair)
+            visible.append(mask)
+        read, _ = self.attention.read(asking, seen, visible)
+        queries, text = [], []
+        for one, states in zip(passes, read, strict=True):  # split: two slices cost more to undo
+            count = one.num_queries
+            both = states.split([count, states.shape[1] - count], dim=1)
+            queries.append(both[0])
+            text.append(both[1])
+        self._look_at_pictures(passes, queries, return_maps)
+        fed = self._feed(self.query_feed_forward, queries)
+        told = self._feed(self.text_feed_forward, text)
+        for one, *kinds in zip(passes, fed, told, strict=True):
+            held = [states for states in kinds if states is not None]
+            one.states = held[0] if len(held) == 1 else torch.cat(held, dim=1)
 
-        memory_bias: broadcast to (B, 1, N / B * queries, tokens). return_text: False computes
-        the query rows alone. Returns the new states, this layer's own self-attention keys and
-        values, and the cross-attention map (N, heads, queries, tokens) if asked and there is one.
-        """
-        own = self.attention.remember(states)
-        seen = own
-        if prefix is not None:
-            seen = torch.cat([prefix[0], own[0]], dim=2), torch.cat([prefix[1], own[1]], dim=2)
-        if not return_text:
-            states = states[:, :num_queries]
-            if self_mask is not None and self_mask.shape[2] > 1:
-                self_mask = self_mask[:, :, :num_queries]
-        states, _ = self.attention.read(states, seen, self_mask)
-        queries, text = states[:, :num_queries], states[:, num_queries:]
-        attention_map = None
-        if num_queries and self.cross_attention is not None and memory is not None:
-            pictures, rows = memory[0].shape[0], queries.shape[0]
-            # All passes over a picture become one long query axis: its keys and values are read
-            # in place, never repeated.
-            folded = queries.reshape(pictures, -1, queries.shape[-1])
-            folded, attention_map = self.cross_attention.read(
-                folded, memory, memory_bias, return_map
-            )
-            queries = folded.view(rows, num_queries, -1)
+    def _look_at_pictures(
+        self, passes: Sequence[LayerPass], queries: list[Tensor], return_maps: bool
+    ) -> None:
+        """Replace the queries of those passes that read a picture here."""
+        looking = [
+            (number, one.memory)
+            for number, one in enumerate(passes)
+            if one.num_queries and one.memory is not None
+        ]
+        if self.cross_attention is None or not looking:
+            for one in passes:
+                one.attention_map = None
+            return
+        # All passes over a picture become one long query axis: its keys and values are read in
+        # place, never repeated.
+        folded, maps = self.cross_attention.read(
+            [
+                queries[n].reshape(memory[0].shape[0], -1, queries[n].shape[-1])
+                for n, memory in looking
+            ],
+            [memory for _, memory in looking],
+            [passes[n].memory_bias for n, _ in looking],
+            return_maps,
+        )
+        for (number, memory), states, attention_map in zip(looking, folded, maps, strict=True):
+            rows, count = queries[number].shape[:2]
+            queries[number] = states.view(rows, count, -1)
             if attention_map is not None:
-                split = attention_map.unflatten(2, (rows // pictures, num_queries))
+                split = attention_map.unflatten(2, (rows // memory[0].shape[0], count))
                 attention_map = split.transpose(1, 2).flatten(0, 1)
-        fed = [self.query_feed_forward(queries)] if num_queries else []
-        if self.text_feed_forward is not None and text.shape[1]:
-            fed.append(self.text_feed_forward(text))
-        states = fed[0] if len(fed) == 1 else torch.cat(fed, dim=1)
-        return states, own, attention_map
+            passes[number].attention_map = attention_map
+
+    @staticmethod
+    def _feed(module: nn.Module | None, parts: Sequence[Tensor]) -> list[Tensor | None]:
+        """Each part that has tokens through its feed-forward; None for the others."""
+        fed: list[Tensor | None] = [None] * len(parts)
+        holding = [number for number, part in enumerate(parts) if part.shape[1]]
+        if module is not None and holding:
+            done = together(module, [parts[number] for number in holding])
+            for number, part in zip(holding, done, strict=True):
+                fed[number] = part
+        return fed

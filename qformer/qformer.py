@@ -6,13 +6,15 @@ values are computed once (`QFormer.remember`) and read by any number of passes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from .config import QFormerConfig
-from .layers import KeyValue, QFormerLayer
+from .layers import KeyValue, LayerPass, QFormerLayer
 from .masks import Pattern, self_attention_mask
 
 
@@ -40,6 +42,41 @@ class ImageMemory:
             None if self.attention_mask is None else self.attention_mask.index_select(0, index),
             None if self.image_embeds is None else self.image_embeds.index_select(0, index),
         )
+
+
+@dataclass
+class QFormerPass:
+    """B pictures read in N = B * passes rows, picture-major; without a memory, text only.
+
+    query_embeds: (N, queries, width), by default `query_tokens` in every row.
+    input_ids, attention_mask: (N, text). text_offsets: (N, text, width), added to the text
+    embeddings before their LayerNorm. patch_bias: float (N, tokens) or (cross-attention
+    layers, N, tokens) added to the cross-attention logits, -inf hides a patch.
+    pattern: see `masks.self_attention_mask`. prefix: `QFormerOutput.prefix` of a query pass
+    over the same N rows, or the place of that pass where both are made together; then only text
+    is given, and the pattern is "causal".
+    return_text: False spares the last layer the text rows, where only queries are wanted.
+    """
+
+    memory: ImageMemory | None = None
+    query_embeds: Tensor | None = None
+    input_ids: Tensor | None = None
+    attention_mask: Tensor | None = None
+    text_offsets: Tensor | None = None
+    patch_bias: Tensor | None = None
+    pattern: Pattern = "bidirectional"
+    prefix: list[KeyValue] | int | None = None
+    return_text: bool = True
+
+    def __post_init__(self) -> None:
+        if self.prefix is not None and (
+            self.pattern != "causal" or self.memory is not None or self.input_ids is None
+        ):
+            raise ValueError('a prefix goes with input_ids alone and pattern="causal"')
+        if self.memory is None and (self.query_embeds is not None or self.patch_bias is not None):
+            raise ValueError("queries need a picture to read: give memory=remember(image_embeds)")
+        if self.memory is None and self.input_ids is None:
+            raise ValueError("nothing to read: give a memory, input_ids, or both")
 
 
 @dataclass
@@ -89,7 +126,7 @@ class QFormer(nn.Module):
                 raise ValueError("attention_mask hides every token of a picture; show at least one")
         image_embeds = image_embeds.to(self.layernorm.weight.dtype)
         reading = [self.layers[index] for index in self.config.cross_attention_layers]
-        pairs = [layer.cross_attention.remember(image_embeds) for layer in reading]  # type: ignore[union-attr, operator]
+        pairs = [layer.cross_attention.remember(image_embeds)[0] for layer in reading]  # type: ignore[union-attr, operator]
         return ImageMemory(
             [keys for keys, _ in pairs],
             [values for _, values in pairs],
@@ -98,84 +135,80 @@ class QFormer(nn.Module):
         )
 
     def forward(
-        self,
-        memory: ImageMemory | None = None,
-        *,
-        query_embeds: Tensor | None = None,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        text_offsets: Tensor | None = None,
-        patch_bias: Tensor | None = None,
-        pattern: Pattern = "bidirectional",
-        prefix: list[KeyValue] | None = None,
-        return_maps: bool = False,
-        return_text: bool = True,
+        self, memory: ImageMemory | None = None, return_maps: bool = False, **given: Any
     ) -> QFormerOutput:
-        """Read B pictures in N = B * passes rows, picture-major; without a memory, text only.
+        """One pass alone; given: the fields of a `QFormerPass`.
 
-        query_embeds: (N, queries, width), by default `query_tokens` in every row.
-        input_ids, attention_mask: (N, text). text_offsets: (N, text, width), added to the text
-        embeddings before their LayerNorm. patch_bias: float (N, tokens) or (cross-attention
-        layers, N, tokens) added to the cross-attention logits, -inf hides a patch.
-        pattern: see `masks.self_attention_mask`. prefix: `QFormerOutput.prefix` of a query pass
-        over the same N rows; then only text is given, and the pattern is "causal".
-        return_text: False spares the last layer the text rows, where only queries are wanted.
         Raises ValueError for rows that do not fit together and for a row that sees no patch.
         """
-        if prefix is not None and (pattern != "causal" or memory is not None or input_ids is None):
-            raise ValueError('a prefix goes with input_ids alone and pattern="causal"')
-        if memory is None and (query_embeds is not None or patch_bias is not None or return_maps):
-            raise ValueError("queries need a picture to read: give memory=remember(image_embeds)")
-        if memory is None and input_ids is None:
-            raise ValueError("nothing to read: give a memory, input_ids, or both")
-        parts = []
-        if memory is not None:
-            rows = self._rows(memory, query_embeds, input_ids, patch_bias)
-            if query_embeds is None:
-                query_embeds = self.query_tokens.expand(rows, -1, -1)
-            parts.append(query_embeds)
-        if input_ids is not None:
-            parts.append(self._embed_text(input_ids, text_offsets))
-        states = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        states = self.dropout(self.layernorm(states.to(self.layernorm.weight.dtype)))
+        return self.run([QFormerPass(memory, **given)], return_maps)[0]
 
-        num_queries = 0 if query_embeds is None else query_embeds.shape[1]
-        self_mask = self_attention_mask(
-            pattern,
-            num_queries,
-            states.shape[1] - num_queries,
-            attention_mask,
-            prefix=0 if prefix is None else prefix[0][0].shape[2],
-            device=states.device,
-        )
-        biases = [] if memory is None else self._memory_biases(memory, patch_bias, num_queries)
-        own: list[KeyValue] = []
-        maps: list[Tensor] = []
+    def run(self, passes: Sequence[QFormerPass], return_maps: bool = False) -> list[QFormerOutput]:
+        """Several passes together, layer by layer: each of them as if it were alone, faster."""
+        if return_maps and any(one.memory is None for one in passes):
+            raise ValueError("queries need a picture to read: give memory=remember(image_embeds)")
+        under_way: list[LayerPass] = []
+        for one in passes:
+            under_way.append(self._begin(one, under_way))
+        biases = [
+            []
+            if one.memory is None
+            else self._memory_biases(one.memory, one.patch_bias, at.num_queries)
+            for one, at in zip(passes, under_way, strict=True)
+        ]
+        own: list[list[KeyValue]] = [[] for _ in passes]
+        maps: list[list[Tensor]] = [[] for _ in passes]
         reads = 0  # cross-attention layers passed so far
         for index, layer in enumerate(self.layers):
-            pair, bias = None, None
-            if memory is not None and layer.cross_attention is not None:
-                pair, bias = (memory.keys[reads], memory.values[reads]), biases[reads]
-                reads += 1
-            states, key_value, attention_map = layer(
-                states,
-                num_queries,
-                self_mask,
-                prefix=None if prefix is None else prefix[index],
-                memory=pair,
-                memory_bias=bias,
-                return_map=return_maps,
-                return_text=return_text or memory is None or index + 1 < len(self.layers),
+            last = index + 1 == len(self.layers)
+            for one, at, bias in zip(passes, under_way, biases, strict=True):
+                at.prefix = one.prefix[index] if isinstance(one.prefix, list) else one.prefix
+                at.memory = at.memory_bias = None
+                if one.memory is not None and layer.cross_attention is not None:
+                    at.memory = one.memory.keys[reads], one.memory.values[reads]
+                    at.memory_bias = bias[reads]
+                at.return_text = one.return_text or one.memory is None or not last
+            reads += layer.cross_attention is not None
+            layer(under_way, return_maps)
+            for number, at in enumerate(under_way):
+                own[number].append(cast(KeyValue, at.own))
+                if at.attention_map is not None:
+                    maps[number].append(at.attention_map)
+        return [
+            QFormerOutput(
+                query_embeds=at.states[:, : at.num_queries] if at.num_queries else None,
+                text_embeds=(
+                    None if at.states.shape[1] == at.num_queries else at.states[:, at.num_queries :]
+                ),
+                prefix=own[number],
+                maps=maps[number] if return_maps else None,
             )
-            own.append(key_value)
-            if attention_map is not None:
-                maps.append(attention_map)
-        return QFormerOutput(
-            query_embeds=states[:, :num_queries] if num_queries else None,
-            text_embeds=None if states.shape[1] == num_queries else states[:, num_queries:],
-            prefix=own,
-            maps=maps if return_maps else None,
-        )
+            for number, at in enumerate(under_way)
+        ]
+
+    def _begin(self, one: QFormerPass, before: Sequence[LayerPass]) -> LayerPass:
+        """A pass before its first layer. before: those beside it that come first."""
+        parts, num_queries, prefix = [], 0, 0
+        if one.memory is not None:
+            rows = self._rows(one.memory, one.query_embeds, one.input_ids, one.patch_bias)
+            queries = one.query_embeds
+            parts.append(self.query_tokens.expand(rows, -1, -1) if queries is None else queries)
+            num_queries = parts[0].shape[1]
+        if one.input_ids is not None:
+            parts.append(self._embed_text(one.input_ids, one.text_offsets))
+        states = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        states = self.dropout(self.layernorm(states.to(self.layernorm.weight.dtype)))
+        if isinstance(one.prefix, int):
+            if not 0 <= one.prefix < len(before):
+                raise ValueError(f"prefix={one.prefix} is not the place of a pass before this one")
+            prefix = before[one.prefix].states.shape[1]
+        elif one.prefix is not None:
+            prefix = one.prefix[0][0].shape[2]
+        mask = self_attention_mask(
+            one.pattern, num_queries, states.shape[1] - num_queries, one.attention_mask,
+            prefix=prefix, device=states.device,
+        )  # fmt: skip
+        return LayerPass(states, num_queries, mask)
 
     def _rows(
         self,

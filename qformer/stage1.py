@@ -6,7 +6,8 @@ is its picture's memory, its patch_bias and its query_embeds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -14,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .contracts import LoupeError
-from .layers import KeyValue
 from .losses import (
     IGNORED,
     gather_with_gradient,
@@ -26,7 +26,7 @@ from .losses import (
     itm_loss,
     world,
 )
-from .qformer import ImageMemory, QFormer, init_bert_weights
+from .qformer import ImageMemory, QFormer, QFormerOutput, QFormerPass, init_bert_weights
 
 
 class GenerationHead(nn.Module):
@@ -92,13 +92,18 @@ class Stage1(nn.Module):
             self.temperature.clamp_(0.001, 0.5)
         rank, _ = world()
         rows = len(input_ids)
-        query_pass = self.qformer(memory, query_embeds=query_embeds, patch_bias=patch_bias)
-        if query_pass.query_embeds.shape[0] != rows:
-            raise LoupeError(
-                f"{rows} texts for {query_pass.query_embeds.shape[0]} rows of pictures and regions"
-            )
-        row_features = self._row_features(query_pass.query_embeds)
-        text_features = self.text_features(input_ids, attention_mask)
+        seen = _rows_of(memory, patch_bias, query_embeds)
+        if seen != rows:
+            raise LoupeError(f"{rows} texts for {seen} rows of pictures and regions")
+        query_pass, text_pass, written = self.qformer.run(
+            [
+                QFormerPass(memory, query_embeds, patch_bias=patch_bias),
+                QFormerPass(input_ids=input_ids, attention_mask=attention_mask),
+                self._writing(input_ids, attention_mask),
+            ]
+        )
+        row_features = self._row_features(cast(Tensor, query_pass.query_embeds))
+        text_features = self._text_features(cast(Tensor, text_pass.text_embeds))
 
         if same is None:
             same = torch.arange(rows, device=input_ids.device) + rank * rows
@@ -122,7 +127,9 @@ class Stage1(nn.Module):
                 else contrast(row_features, text_features, same)
             ),
             "itm": itm_loss(match_logits, matched),
-            "itg": self._generation_loss(input_ids, attention_mask, query_pass.prefix),
+            "itg": self._generation_loss(
+                input_ids, attention_mask, cast(Tensor, written.text_embeds)
+            ),
         }
 
     def row_features(
@@ -137,8 +144,8 @@ class Stage1(nn.Module):
 
     def text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Contrastive features of texts, (N, T) -> (N, itc_size), unit length."""
-        states = self.qformer(input_ids=input_ids, attention_mask=attention_mask).text_embeds
-        return F.normalize(self.text_projection(states[:, 0]), dim=-1)
+        told = self.qformer(input_ids=input_ids, attention_mask=attention_mask)
+        return self._text_features(told.text_embeds)
 
     def match(
         self,
@@ -149,15 +156,12 @@ class Stage1(nn.Module):
         query_embeds: Tensor | None = None,
     ) -> Tensor:
         """ITM logits (N, 2) of text n against row n: [no match, match]."""
-        states = self.qformer(
-            memory,
-            query_embeds=query_embeds,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            patch_bias=patch_bias,
-            return_text=False,
-        ).query_embeds
-        return self.itm_head(states.mean(1))  # linear: equal to the mean of the queries' logits
+        asked = _pair(memory, input_ids, attention_mask, patch_bias, query_embeds)
+        return self._match_logits(self.qformer.run([asked]))
+
+    def _match_logits(self, found: Sequence[QFormerOutput]) -> Tensor:
+        """Linear: equal to the mean of the queries' logits."""
+        return self.itm_head(torch.cat([cast(Tensor, one.query_embeds).mean(1) for one in found]))
 
     def scores(
         self, memory: ImageMemory, input_ids: Tensor, attention_mask: Tensor | None = None
@@ -171,6 +175,9 @@ class Stage1(nn.Module):
 
     def _row_features(self, query_embeds: Tensor) -> Tensor:
         return F.normalize(self.vision_projection(query_embeds), dim=-1)
+
+    def _text_features(self, text_embeds: Tensor) -> Tensor:
+        return F.normalize(self.text_projection(text_embeds[:, 0]), dim=-1)
 
     def _others(self, features: Tensor) -> Tensor:
         """The features of all processes, as the other side of the contrast."""
@@ -196,23 +203,27 @@ class Stage1(nn.Module):
         own = torch.arange(rows, device=input_ids.device) + world()[0] * rows
         # The right and the wrong text are two more passes over the same pictures, not copies.
         texts = torch.cat([own.view(pictures, passes), negative_text.view(pictures, passes)], dim=1)
-        right_row = self.match(
-            memory,
-            all_ids[texts.flatten()],
-            all_attention[texts.flatten()],
-            _twice(patch_bias, pictures, dim=-2),
-            _twice(query_embeds, pictures, dim=0),
-        )
-        wrong_row = self.match(
-            self._gathered_pictures(memory, negative_row // passes),
-            input_ids,
-            attention_mask,
-            _gathered_rows(patch_bias, negative_row, dim=-2),
-            _gathered_rows(query_embeds, negative_row, dim=0),
+        found = self.qformer.run(
+            [
+                _pair(
+                    memory,
+                    all_ids[texts.flatten()],
+                    all_attention[texts.flatten()],
+                    _twice(patch_bias, pictures, dim=-2),
+                    _twice(query_embeds, pictures, dim=0),
+                ),
+                _pair(
+                    self._gathered_pictures(memory, negative_row // passes),
+                    input_ids,
+                    attention_mask,
+                    _gathered_rows(patch_bias, negative_row, dim=-2),
+                    _gathered_rows(query_embeds, negative_row, dim=0),
+                ),
+            ]
         )
         matched = torch.zeros(3 * rows, dtype=torch.bool, device=input_ids.device)
         matched[: 2 * rows].view(pictures, 2, passes)[:, 0] = True
-        return torch.cat([right_row, wrong_row]), matched
+        return self._match_logits(found), matched
 
     def _gathered_pictures(self, memory: ImageMemory, index: Tensor) -> ImageMemory:
         """The pictures at `index` among those of all processes."""
@@ -227,19 +238,39 @@ class Stage1(nn.Module):
             _gathered_rows(None if shown is None else shown.long(), index, dim=0),
         )
 
-    def _generation_loss(
-        self, input_ids: Tensor, attention_mask: Tensor, prefix: list[KeyValue]
-    ) -> Tensor:
-        """ITG on the query pass's keys and values; [DEC] takes the place of [CLS]."""
+    def _writing(self, input_ids: Tensor, attention_mask: Tensor) -> QFormerPass:
+        """ITG on the first pass's keys and values; [DEC] takes the place of [CLS]."""
         opened = input_ids.clone()
         opened[:, 0] = self.qformer.config.dec_id
-        states = self.qformer(
-            input_ids=opened, attention_mask=attention_mask, prefix=prefix, pattern="causal"
-        ).text_embeds
+        return QFormerPass(
+            input_ids=opened, attention_mask=attention_mask, prefix=0, pattern="causal"
+        )
+
+    def _generation_loss(self, input_ids: Tensor, attention_mask: Tensor, states: Tensor) -> Tensor:
         labels = itg_labels(input_ids, attention_mask)
         kept = labels != IGNORED  # the vocabulary is wide: no logits for padding
         logits = self.generation_head(states[kept], self.qformer.word_embeddings.weight)
         return itg_loss(logits, labels[kept])
+
+
+def _rows_of(memory: ImageMemory, patch_bias: Tensor | None, query_embeds: Tensor | None) -> int:
+    """N, of passes over the pictures of a memory."""
+    if query_embeds is not None:
+        return query_embeds.shape[0]
+    return len(memory) if patch_bias is None else patch_bias.shape[-2]
+
+
+def _pair(
+    memory: ImageMemory,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    patch_bias: Tensor | None,
+    query_embeds: Tensor | None,
+) -> QFormerPass:
+    """Text n against row n, of which the queries alone are wanted."""
+    return QFormerPass(
+        memory, query_embeds, input_ids, attention_mask, patch_bias=patch_bias, return_text=False
+    )
 
 
 def _gather_texts(input_ids: Tensor, attention_mask: Tensor, pad_id: int) -> tuple[Tensor, Tensor]:

@@ -38,11 +38,16 @@ class Peer(Protocol):
         ...
 
     def image_features(self, images: Sequence[Tensor]) -> Tensor:
-        """(images, vectors, width), unit length; a text is as near as the nearest vector."""
+        """To retrieve by: (images, vectors, width), unit length; a text is as near as the nearest
+        vector. A peer without vectors has `rerank` alone, which then reads every pair."""
         ...
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """(texts, width), unit length."""
+        ...
+
+    def rerank(self, image: Tensor, texts: Sequence[str]) -> Tensor:
+        """To retrieve by: the match logit of one picture with each text, (texts,)."""
         ...
 
     def about(self, preset: str) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class ViltMatchPeer(HuggingFacePeer):
     """ViltForImageAndTextRetrieval: reads every pair of a picture and a text as one."""
 
     architecture = "ViltForImageAndTextRetrieval"
-    ways = ("match",)
+    ways = ("match", "retrieve")
 
     @torch.no_grad()
     def match(self, questions: Sequence[Question]) -> list[list[float] | LoupeError]:

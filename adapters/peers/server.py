@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ from qformer.together import Question
 KEY = "LOUPE_PEER_KEY"  # where the environment holds it, it is sent as a bearer token
 TOGETHER = 8  # requests under way
 TIMEOUT = 120.0
+BUSY = (429, 502, 503, 504)  # answered by asking again
+TRIES = 6
+LONGEST_WAIT = 60.0  # seconds
 CAPTION = "Describe the picture in one short sentence."
 SHORT = "{} Answer with one word or a short phrase."
 CHOICE = "{} Answer with one of these and nothing else: {}."
@@ -77,7 +81,7 @@ class ServerPeer:
         except (KeyError, IndexError, TypeError):
             return QuestionError(f"{self.url} answered in another form than OpenAI's")
 
-    def _call(self, path: str, body: dict[str, Any] | None = None) -> Any:
+    def _call(self, path: str, body: dict[str, Any] | None = None, tried: int = 1) -> Any:
         headers = {"Content-Type": "application/json"}
         if os.environ.get(KEY):
             headers["Authorization"] = f"Bearer {os.environ[KEY]}"
@@ -87,10 +91,20 @@ class ServerPeer:
             with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
-            raise QuestionError(f"{self.url}{path} answered {error.code}") from None
+            if error.code not in BUSY or tried == TRIES:
+                raise QuestionError(f"{self.url}{path} answered {error.code}") from None
+            seconds = pause(error.headers.get("Retry-After"), tried)
         except (OSError, ValueError) as error:
             raise QuestionError(f"{self.url}{path}: {type(error).__name__}") from None
+        time.sleep(seconds)
+        return self._call(path, body, tried + 1)
 
     def about(self, preset: str) -> dict[str, Any]:
         return {"served": self.model, "decoding": {"max_tokens": PRESETS[preset].max_new_tokens,
                 "temperature": 0}}  # fmt: skip
+
+
+def pause(told: str | None, tried: int) -> float:
+    """Seconds until a busy server is asked again: what it told, else twice as long each time."""
+    seconds = float(told) if told and told.isdigit() else 2.0 ** (tried - 1)
+    return min(LONGEST_WAIT, seconds)

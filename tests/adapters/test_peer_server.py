@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -11,8 +12,10 @@ import torch
 from PIL import Image
 
 from adapters.peers import open_peer
+from adapters.peers.server import pause
 from qformer.contracts import CheckpointError, LoupeError
 from qformer.together import Question
+from train.eval.cli import main
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -23,7 +26,11 @@ class Handler(BaseHTTPRequestHandler):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.seen.append((asked, self.headers.get("Authorization")))
         text = asked["messages"][0]["content"][1]["text"]
-        if "fail" in text:
+        if "busy" in text and len(self.server.seen) < 3:
+            self.send_response(503)
+            self.send_header("Retry-After", "7")
+            self.end_headers()
+        elif "fail" in text:
             self.send_error(500)
         elif "odd" in text:
             self.answer({"no": "choices"})
@@ -81,6 +88,35 @@ def test_one_failure_does_not_cost_the_others_their_answers(server):
     assert "500" in str(told[1])
     assert "another form" in str(told[2])
     assert {asked["model"] for asked, _ in server.seen} == {"chosen"}
+
+
+def test_a_busy_server_is_asked_again(server, monkeypatch):
+    waited = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    image = torch.zeros(8, 8, 3, dtype=torch.uint8)
+    assert peer_of(server).write([Question(image, "busy")], "vqa") == ["a cat"]
+    assert (waited, len(server.seen)) == ([7, 7], 3)
+    assert [pause(None, tried) for tried in (1, 2, 9)] == [1, 2, 60]
+
+
+def test_a_server_stands_in_a_run_as_other_peers_do(server, tmp_path):
+    lines = [
+        {"image": "1.png", "dataset": "VQAv2", "question_id": n, "question": text,
+         "answers": ["a cat"] * 10}
+        for n, text in enumerate(("what?", "fail"))
+    ]  # fmt: skip
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "1.png")
+    (tmp_path / "asked.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+    words = ["--no-model", "--peer", f"server={url}", "--out", str(tmp_path / "out")]
+    data = ["--data", str(tmp_path / "asked.jsonl"), "--images", str(tmp_path / "images")]
+    assert main(["vqav2", *data, *words]) == 0
+    found = json.loads((tmp_path / "out" / "scores.json").read_text())
+    one = found["systems"]["server: picture"]
+    assert (one["scores"]["VQA accuracy"]["value"], one["errors"]) == (0.5, 1)
+    about = found["models"]["server"]
+    assert (about["kind"], about["model"], about["served"]) == ("server", url, "some-model")
 
 
 def test_where_nothing_answers_is_said():

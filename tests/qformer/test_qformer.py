@@ -9,6 +9,7 @@ import torch
 
 from qformer import QFormer, QFormerConfig
 from qformer.masks import self_attention_mask
+from qformer.qformer import QFormerPass
 
 CONFIG = QFormerConfig(
     hidden_size=32,
@@ -146,6 +147,35 @@ def test_attention_maps_are_the_attention_that_is_used(qformer, image_embeds):
     for one in output.maps:
         close(one.sum(-1), torch.ones(4, 4, 5))
         assert one[1, :, :, 3:].max() == 0
+
+
+def test_passes_run_together_are_what_each_is_alone(qformer, image_embeds, input_ids):
+    memory = qformer.remember(image_embeds)
+    shown = torch.ones_like(input_ids)
+    shown[1, 4:] = 0
+    bias = torch.zeros(4, 7)
+    bias[1, 2:] = -torch.inf
+    passes = [
+        QFormerPass(memory),
+        QFormerPass(input_ids=input_ids, attention_mask=shown),
+        QFormerPass(memory, input_ids=input_ids.repeat(2, 1), patch_bias=bias, return_text=False),
+        QFormerPass(input_ids=input_ids, attention_mask=shown, prefix=0, pattern="causal"),
+    ]
+    together = qformer.run(passes)
+    passes[3].prefix = together[0].prefix
+    for found, one in zip(together, passes, strict=True):
+        (alone,) = qformer.run([one])
+        for name in ("query_embeds", "text_embeds"):
+            ours, theirs = getattr(found, name), getattr(alone, name)
+            assert (ours is None) == (theirs is None), name
+            if ours is not None:
+                close(ours, theirs)
+
+
+def test_a_pass_cannot_go_on_from_one_that_comes_later(qformer, image_embeds, input_ids):
+    ahead = QFormerPass(input_ids=input_ids, prefix=1, pattern="causal")
+    with pytest.raises(ValueError, match="before this one"):
+        qformer.run([ahead, QFormerPass(qformer.remember(image_embeds))])
 
 
 def test_generation_by_prefix_equals_one_masked_pass(qformer, image_embeds, input_ids):

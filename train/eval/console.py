@@ -24,7 +24,8 @@ def print_scores(scores: dict[str, Any], as_json: bool) -> None:
             for measure, score in list(one["scores"].items())[:4]
             if score["value"] is not None
         )
-        print(f"{name:{width}}  {told}")
+        errors = f"  {one['errors']} not answered" if one["errors"] else ""
+        print(f"{name:{width}}  {told}{errors}")
 
 
 def progress(done: int, total: int) -> None:

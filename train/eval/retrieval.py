@@ -32,7 +32,7 @@ RANKS = (1, 5, 10)
 TEXTS = 5  # captions of a picture that count, as the field does
 CHUNK = 64  # pictures compared with all texts at once
 RANKS_OF_ALL = "ranks"  # the id of the record that holds them
-CONTRAST, MATCHING = "contrast", "contrast, then matching"
+CONTRAST, MATCHING, ALL_MATCHED = "contrast", "contrast, then matching", "matching of every pair"
 Say = Callable[[int, int], None]
 Recalls = dict[str, tuple[Measure, list[str]]]  # with the picture that each item is about
 
@@ -93,6 +93,16 @@ def pick(
     )  # fmt: skip
 
 
+def every_pair(pictures: int, texts: int) -> Candidates:
+    """All are candidates of all, for a model that has no vectors to pick by."""
+    pairs = (pictures, texts)
+    return Candidates(
+        np.broadcast_to(np.arange(texts), pairs), np.broadcast_to(np.float32(0), pairs),
+        np.broadcast_to(np.arange(pictures), pairs[::-1]),
+        np.broadcast_to(np.float32(0), pairs[::-1]),
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Gallery:
     """The pictures and texts of a retrieval task. owner: of each text, its picture's number."""
@@ -120,6 +130,14 @@ def features(model: Any, gallery: Gallery, batch: int, say: Say) -> Iterator[Ten
         images = [load(picture) for picture in gallery.pictures[start : start + batch]]
         yield model.image_features(images)
         say(min(start + batch, len(gallery.pictures)), len(gallery.pictures))
+
+
+def contrast(model: Any, gallery: Gallery, batch: int, keep: int, say: Say) -> Candidates:
+    """The candidates that a model's vectors pick."""
+    texts = gallery.texts
+    parts = [model.text_features(texts[i : i + CHUNK]) for i in range(0, len(texts), CHUNK)]
+    seen = features(model, gallery, batch, say)
+    return pick(seen, torch.cat(parts), len(gallery.pictures), keep)
 
 
 def load(picture: Picture) -> Tensor:
@@ -168,7 +186,8 @@ def evaluate(
         if "retrieve" not in model.ways:
             raise LoupeError(
                 f"{name} can {', '.join(model.ways)} and compares no vectors: give a"
-                " Blip2ForImageTextRetrieval, or --no-model and a peer (clip, align, blip-itm)"
+                " Blip2ForImageTextRetrieval, or --no-model and a peer (clip, align, blip-itm,"
+                " vilt-itm)"
             )
     cases = read_cases(asked)
     gallery = gallery_of(cases.all)
@@ -176,23 +195,21 @@ def evaluate(
     systems: dict[str, Any] = {}
     for name, model in models.items():
         start = time.perf_counter()
-        text_features = torch.cat(
-            [model.text_features(gallery.texts[i : i + CHUNK])
-             for i in range(0, len(gallery.texts), CHUNK)]
-        )  # fmt: skip
-        found = pick(
-            features(model, gallery, batch, say), text_features, len(gallery.pictures), keep
-        )
-        places = (
-            ranks(found.texts, lambda i, t: gallery.owner[t] == i),
-            ranks(found.images, lambda t, i: gallery.owner[t] == i),
-        )
-        seconds = time.perf_counter() - start
-        system = f"{name}: {CONTRAST}"
-        keep_ranks(book, system, *places)
-        systems[system] = summaries(recalls(*places, gallery), seconds)
+        contrasts = hasattr(model, "image_features")
+        if contrasts:
+            found = contrast(model, gallery, batch, keep, say)
+            places = (
+                ranks(found.texts, lambda i, t: gallery.owner[t] == i),
+                ranks(found.images, lambda t, i: gallery.owner[t] == i),
+            )
+            seconds = time.perf_counter() - start
+            system = f"{name}: {CONTRAST}"
+            keep_ranks(book, system, *places)
+            systems[system] = summaries(recalls(*places, gallery), seconds)
+        else:
+            found = every_pair(len(gallery.pictures), len(gallery.texts))
         if hasattr(model, "rerank"):
-            system = f"{name}: {MATCHING}"
+            system = f"{name}: {MATCHING if contrasts else ALL_MATCHED}"
             match(model, system, gallery, found, book, say)
             places = matched_ranks(system, gallery, found, book)
             seconds = time.perf_counter() - start

@@ -93,6 +93,30 @@ def test_recalls_are_those_of_scoring_every_pair(evaluated):
         assert scores["text R@10"]["value"] == 1
 
 
+def test_a_model_without_vectors_reads_every_pair(evaluated):
+    class Matcher:
+        name, ways, rerank = "model", ("match", "retrieve"), Model.rerank
+        read = 0
+
+    run, out, coco = evaluated
+    model = Matcher()
+    ((name, found),) = run(model, keep=1)["systems"].items()
+    assert (name, model.read) == ("loupe: matching of every pair", 3)
+    from adapters.images import load_image
+
+    captions = json.loads((coco / "captions.json").read_text())["annotations"]
+    owner = np.array([one["image_id"] - 1 for one in captions])
+    logits = torch.stack([
+        model.rerank(load_image(coco / "images" / f"{n}.png"), [one["caption"] for one in captions])
+        for n in (1, 2, 3)
+    ]).numpy()  # fmt: skip
+    for kind, right in (
+        ("text", owner[logits.argmax(1)] == np.arange(3)), ("image", logits.argmax(0) == owner),
+    ):  # fmt: skip
+        assert found["scores"][f"{kind} R@1"]["value"] == pytest.approx(right.mean(), abs=1e-5)
+    assert (out / "page.html").is_file()
+
+
 def test_matching_resumes_with_the_next_picture(evaluated):
     run, out, _ = evaluated
     first, again = Model(), Model()
