@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from demo.models import Chooser
 from demo.session import Session
 from qformer.view import View
 
@@ -331,11 +332,21 @@ def test_nothing_is_cut_off_at_any_width(visit, tiny_assistant, noise, width):
 @pytest.mark.parametrize("width", [390, 1280])
 def test_axe_finds_nothing(visit, tiny_assistant, noise, scheme, width):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe").Axe()
-    visitor = visit(lambda: tiny_assistant, width=width, height=844, color_scheme=scheme)
+    chooser = Chooser(lambda *_: tiny_assistant)
+    window = {"width": width, "height": 844, "color_scheme": scheme}
+    visitor = visit(lambda: tiny_assistant, chooser=chooser, **window)
+
+    def dialog(opens, shows):
+        visitor.page.keyboard.press("Escape")
+        visitor.page.click(opens)
+        visitor.page.wait_for_selector(shows)
+
     states = [lambda: None, visitor.choose, lambda: visitor.click(0.5, 0.5)]
     states += [lambda: visitor.ask("what is region 1?")]
     states += [lambda: visitor.page.click("[data-act=settings]")]
     states += [lambda: visitor.page.click(".l-menu summary")]
+    states += [lambda: dialog(".lc [data-act=help]", ".lc dialog[open]")]
+    states += [lambda: dialog(".lh-choose", ".lh-model .lh-memory:not(:empty)")]
     for state in states:
         state()
         found = axe.run(visitor.page)
