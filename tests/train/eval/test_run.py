@@ -49,6 +49,7 @@ def test_a_run_says_what_was_asked_of_whom_and_how_well_it_went(done, tiny_model
     assert majority["low"] <= majority["value"] <= majority["high"]
     assert found["data"]["cases"] == 9
     assert len(found["data"]["sha256"]) == len(found["models"]["loupe"]["sha256"]) == 64
+    assert found["models"]["loupe"]["preset"] == "the checkpoint's own"
     assert found["models"]["loupe"]["decoding"]["max_new_tokens"] == 8
     assert found["machine"]["peak_memory_mb"] > 0
     assert found["seconds"] > 0
