@@ -37,20 +37,25 @@ class Corrections:
         self.folder = folder
         self._lock = threading.Lock()
 
-    def keep_answer(self, picture: Picture, question: Entry, answer: str) -> None:
-        """An answer that was called right or put right. Raises LoupeError where it cannot be."""
+    def keep_answer(self, picture: Picture, question: Entry, answer: str | None) -> None:
+        """An answer that was called right or put right, instead of any kept before; None: it is
+        not right after all. Raises LoupeError where it cannot be kept."""
         places = {number: place for place, number in enumerate(question.numbers, 1)}
         asked = _renumbered(question.said or question.text, places)
-        turn = {"question": asked, "answer": _renumbered(answer, places)}
+        turn: dict[str, Any] = {"question": asked, "answer": _renumbered(answer or "", places)}
         if places:
             turn["regions"] = list(places.values())
+        regions = [{"rle": encode_rle(region.region_mask)} for region in question.regions]
+        line = {"image": _name(picture), "regions": regions, "conversation": [turn]}
+        path = self.folder / "data.jsonl"
         with self._lock:
-            line = {
-                "image": self._image(picture),
-                "regions": [{"rle": encode_rle(region.region_mask)} for region in question.regions],
-                "conversation": [turn],
-            }
-            self._append(line)
+            held = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            kept = [one for one in held if _about(one) != _about(json.dumps(line))]
+            if answer is not None:
+                self._image(picture)
+                kept.append(json.dumps(line, ensure_ascii=False))
+            if kept != held:
+                self._write(path, "".join(one + "\n" for one in kept).encode())
 
     def keep_regions(self, picture: Picture, marks: Sequence[Mark]) -> None:
         """Regions that were put right by hand."""
@@ -101,8 +106,7 @@ class Corrections:
 
     def _image(self, picture: Picture) -> str:
         """The picture's file name below images/; written where it is not there yet."""
-        pixels = picture.image.numpy()
-        name = hashlib.sha256(pixels.tobytes()).hexdigest()[:24] + ".png"
+        name = _name(picture)
         path = self.folder / "images" / name
         if not path.exists():
             self._make(path.parent)
@@ -112,18 +116,9 @@ class Corrections:
                     f"{self.folder} holds more than {MOST_BYTES >> 30} GB: move it away to go on"
                 )
             buffer = io.BytesIO()
-            Image.fromarray(pixels).save(buffer, "PNG")
+            Image.fromarray(picture.image.numpy()).save(buffer, "PNG")
             self._write(path, buffer.getvalue())
         return name
-
-    def _append(self, line: dict[str, Any]) -> None:
-        path = self.folder / "data.jsonl"
-        written = json.dumps(line, ensure_ascii=False) + "\n"
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(written)
-        except OSError as error:
-            raise _unwritable(path, error) from None
 
     @staticmethod
     def _make(folder: Path) -> None:
@@ -141,6 +136,19 @@ class Corrections:
             os.replace(part, path)
         except OSError as error:
             raise _unwritable(path, error) from None
+
+
+def _name(picture: Picture) -> str:
+    return hashlib.sha256(picture.image.numpy().tobytes()).hexdigest()[:24] + ".png"
+
+
+def _about(line: str) -> Any:
+    """What a line of data.jsonl is an answer to; itself, where somebody else wrote it."""
+    try:
+        read = json.loads(line)
+        return read["image"], read["regions"], read["conversation"][0]["question"]
+    except (ValueError, KeyError, IndexError, TypeError):
+        return line
 
 
 def _renumbered(text: str, places: dict[int, int]) -> str:

@@ -296,7 +296,9 @@ def _turn(entry: Entry) -> str:
         rows = (f"<tr><th>{_badge(n)}</th><td>{html.escape(c)}</td></tr>" for n, c in entry.rows)
         text += f"<table>{''.join(rows)}</table>"
     image = f'<img src="{entry.snapshot}" alt="">' if entry.snapshot else ""
-    return f"<div class={entry.role}>{image}{badges} {text}</div>"
+    if entry.corrected:
+        text += " <small>(put right by hand)</small>"
+    return f"<div class={entry.role}>{image}{badges}{' ' if badges else ''}{text.strip()}</div>"
 
 
 def _badge(number: int) -> str:

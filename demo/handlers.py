@@ -191,8 +191,7 @@ class Chat:
             if answer is None or answer.state == "writing":
                 raise QuestionError("there is no answer to rate yet")
             answer.rating = rating
-        if rating > 0:
-            self._keep(session, question, answer)
+        self._keep(session, question, answer)
 
     def _correct(self, session: Session, entry: int, answer: str) -> None:
         with session.lock:
@@ -211,9 +210,11 @@ class Chat:
         if self.corrections is None or not session.settings.save or answer.rows:
             return
         picture = session.picture()
-        marks = [m for n, m in picture.regions.marks.items() if n in question.numbers]
-        self.corrections.keep_answer(picture, question, answer.text)
-        self.corrections.keep_regions(picture, marks)
+        is_right = answer.rating > 0
+        self.corrections.keep_answer(picture, question, answer.text if is_right else None)
+        if is_right:
+            marks = [m for n, m in picture.regions.marks.items() if n in question.numbers]
+            self.corrections.keep_regions(picture, marks)
 
     def _evidence(self, session: Session, entry: int) -> Changed:
         return (), {"evidence": page.evidence(session, session.evidence(entry))}

@@ -23,6 +23,7 @@ from qformer.view import View
 
 MAX_REGIONS = 64  # in one picture at a time
 MAX_LABEL = 60  # characters
+SAME = 0.8  # of what two areas cover together: they are one thing
 HISTORY = 64 * 2**20  # bytes of region masks that are kept for undo
 
 
@@ -79,6 +80,14 @@ class Regions:
             known = ", ".join(map(str, self.marks)) or "none yet"
             raise RegionError(f"there is no region {number}; the regions are: {known}")
         return self.marks[number]
+
+    def like(self, region_mask: torch.Tensor) -> Mark | None:
+        """The region that covers the same area but for its edges, if there is one."""
+        for mark in self.marks.values():
+            own = mark.region.region_mask
+            if int((own & region_mask).sum()) > SAME * int((own | region_mask).sum()):
+                return mark
+        return None
 
     # Pointing
 

@@ -356,7 +356,10 @@ class Session:
             found = distinct((yield from self._search(picture, stop)))
             with self.lock, regions.grouped():
                 chosen = found[: min(DESCRIBED, regions.free)]
-                marks = [regions.add(one.region_mask, score=one.score) for one in chosen]
+                marks = [
+                    regions.like(one.region_mask) or regions.add(one.region_mask, score=one.score)
+                    for one in chosen
+                ]
                 regions.asked, self.version = [], self.version + 1
             for count, mark in enumerate(marks, 1):
                 if stop.is_set():

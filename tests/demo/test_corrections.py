@@ -9,6 +9,10 @@ from adapters.rle import decode_rle
 from demo.corrections import Corrections
 from demo.session import Session
 from qformer.contracts import LoupeError
+from train.data.readers import read
+from train.data.sample import Tally
+from train.data.source import DataConfig
+from train.segmenter_tune import targets
 
 
 @pytest.fixture
@@ -38,6 +42,43 @@ def test_an_answer_is_kept_as_a_line_with_its_regions(session, tmp_path):
     assert decode_rle(area["rle"]).equal(mark.region.region_mask)
     kept = load_image(tmp_path / "kept" / "images" / line["image"])
     assert torch.equal(kept, session.picture().image)
+
+
+def test_the_last_word_on_an_answer_is_the_one_that_is_kept(session, tmp_path):
+    list(session.ask("what is this?"))
+    list(session.ask("and its colour?"))
+    keeper, picture = Corrections(tmp_path), session.picture()
+    first, _, second, _ = picture.talk.entries
+    keeper.keep_answer(picture, first, "a cup")
+    keeper.keep_answer(picture, second, "red")
+    keeper.keep_answer(picture, first, "a red cup")
+    answers = [line["conversation"][0]["answer"] for line in lines(tmp_path)]
+    assert answers == ["red", "a red cup"]
+    with (tmp_path / "data.jsonl").open("a") as file:
+        file.write("somebody else's\n")
+    keeper.keep_answer(picture, first, None)  # not right after all
+    kept = (tmp_path / "data.jsonl").read_text().splitlines()
+    assert json.loads(kept[0])["conversation"][0]["answer"] == "red"
+    assert kept[1:] == ["somebody else's"]
+
+
+def test_training_reads_what_was_kept(session, tmp_path):
+    regions = session.picture().regions
+    regions.paint([(30, 20)], 5)
+    list(session.ask("what is #1?"))
+    keeper = Corrections(tmp_path)
+    keeper.keep_answer(session.picture(), session.picture().talk.entries[0], "region 1 is a cup")
+    keeper.keep_regions(session.picture(), list(regions.marks.values()))
+    tally = Tally()
+    (sample,) = read(DataConfig("folder", str(tmp_path)), tally)
+    assert (tally.good, dict(tally.reasons)) == (1, {})
+    assert (sample.turns[0].question, sample.turns[0].answers) == (
+        "what is region 1?", ("region 1 is a cup",)
+    )  # fmt: skip
+    (target,) = targets(tmp_path / "instances.json", tmp_path / "images")
+    for area in (sample.areas[0].rle, target.held["segmentation"]):
+        assert decode_rle(area).equal(regions.marks[1].region.region_mask)
+    assert torch.equal(load_image(target.file), session.picture().image)
 
 
 def test_corrected_regions_are_kept_once_in_cocos_form(session, tmp_path):
@@ -76,7 +117,7 @@ def test_a_folder_that_cannot_be_written_is_said(session, tmp_path):
 def test_the_same_picture_is_kept_once(session, tmp_path, image):
     list(session.ask("what is this?"))
     session.open(image)
-    list(session.ask("what is this?"))
+    list(session.ask("and what colour?"))
     keeper = Corrections(tmp_path)
     for picture in session.pictures.values():
         keeper.keep_answer(picture, picture.talk.entries[0], "a cup")

@@ -188,6 +188,8 @@ def test_corrections_are_kept_only_where_switched_on(visitor, tmp_path):
     assert json.loads(line)["conversation"][0]["answer"] == "a boat"
     assert (tmp_path / "kept" / "instances.json").exists()
     assert visitor.operate(op="correct", entry=answer, answer=" ")[0]["error"]
+    visitor.operate(op="rate", entry=answer, rating=-1)
+    assert (tmp_path / "kept" / "data.jsonl").read_text() == ""
 
 
 def test_where_nothing_may_be_kept_it_is_not_offered(tiny_assistant):

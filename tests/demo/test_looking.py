@@ -118,6 +118,15 @@ def test_describing_names_each_thing_once_and_is_undone_at_once(session, things)
     assert regions(session).marks == {}
 
 
+def test_describing_takes_the_regions_that_are_there_already(session, things):
+    regions(session).box(0, 0, 1, 1)
+    list(session.describe())
+    regions(session).delete(1)
+    list(session.describe())
+    assert [number for number, _ in entries(session)[-1].rows] == [2, 3]
+    assert list(regions(session).marks) == [2, 3]
+
+
 def test_describing_can_be_cancelled_while_it_looks_and_while_it_writes(session, things):
     for steps in (1, 6):
         task = session.describe()
