@@ -100,8 +100,8 @@ class ServerPeer:
         return self._call(path, body, tried + 1)
 
     def about(self, preset: str) -> dict[str, Any]:
-        return {"served": self.model, "decoding": {"max_tokens": PRESETS[preset].max_new_tokens,
-                "temperature": 0}}  # fmt: skip
+        decoding = {"max_tokens": PRESETS[preset].max_new_tokens, "temperature": 0}
+        return {"served": self.model, "preset": preset, "decoding": decoding}
 
 
 def pause(told: str | None, tried: int) -> float:

@@ -97,7 +97,7 @@ class Blip2Peer(HuggingFacePeer):
         return torch.tensor([first], device=self.device)
 
     def about(self, preset: str) -> dict[str, Any]:
-        return {**super().about(preset), "decoding": generation(preset)}
+        return {**super().about(preset), "preset": preset, "decoding": generation(preset)}
 
 
 class InstructBlipPeer(Blip2Peer):
@@ -151,7 +151,7 @@ class BlipCaptionPeer(HuggingFacePeer):
         ]
 
     def about(self, preset: str) -> dict[str, Any]:
-        return {**super().about(preset), "decoding": generation(preset)}
+        return {**super().about(preset), "preset": preset, "decoding": generation(preset)}
 
 
 class BlipAnswerPeer(HuggingFacePeer):
@@ -179,4 +179,4 @@ class BlipAnswerPeer(HuggingFacePeer):
         return [answers[row] for row in range(len(questions))]
 
     def about(self, preset: str) -> dict[str, Any]:
-        return {**super().about(preset), "decoding": generation(preset)}
+        return {**super().about(preset), "preset": preset, "decoding": generation(preset)}

@@ -30,7 +30,7 @@ from train.eval.book import (
 from train.eval.case import Case
 from train.eval.models import open_model, provenance
 from train.eval.page import page
-from train.eval.run import Asked, Cases, Run, list_cases, read_cases
+from train.eval.run import Asked, Cases, Run, choice_in, list_cases, read_cases
 from train.eval.task import Record, Task
 from train.eval.tasks import TASKS
 
@@ -235,6 +235,11 @@ def score_file(args: argparse.Namespace) -> int:
                     " out --model, or evaluate that model"
                 )
     else:
+        if "find" in asked.definition.ways:
+            raise LoupeError(
+                f"{asked.task} is scored by areas, and {file} has words: give the"
+                f" {PREDICTIONS} of a run"
+            )
         records = read_answers(file, cases.all)
         header = {"format": FORMAT, "models": {file.stem: {"file": str(file)}}}
     out = args.out or file.parent / f"{file.stem}-scores"
@@ -283,7 +288,7 @@ def read_answers(file: Path, cases: Sequence[Case]) -> list[Record]:
         if count:
             print(f"loupe: note: {count} {what}", file=sys.stderr)
     return [
-        {"id": case.id, "system": file.stem, "answer": answers[case.id]}
+        {"id": case.id, "system": file.stem, "answer": choice_in(answers[case.id], case.choices)}
         if case.id in answers
         else {"id": case.id, "system": file.stem, "answer": "", "error": "no answer"}
         for case in cases

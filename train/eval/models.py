@@ -54,8 +54,12 @@ class AssistantModel:
         self.presets, self.preset = presets, preset
         self._read: dict[int, Read] = {}
 
+    def chosen(self, preset: str) -> str | None:
+        """The preset that is written by in the place of one; None for the checkpoint's own way."""
+        return self.preset or (preset if self.presets else None)
+
     def decoding(self, preset: str) -> Decoding:
-        chosen = self.preset or (preset if self.presets else None)
+        chosen = self.chosen(preset)
         return PRESETS[chosen] if chosen else self.assistant.config.decoding
 
     def write(self, questions: Sequence[Question], preset: str) -> Batch:
@@ -100,7 +104,8 @@ class AssistantModel:
         return result
 
     def about(self, preset: str) -> dict[str, Any]:
-        return {"decoding": asdict(self.decoding(preset))}
+        name = self.chosen(preset) or "the checkpoint's own"
+        return {"preset": name, "decoding": asdict(self.decoding(preset))}
 
 
 class RankerModel:

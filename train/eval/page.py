@@ -17,6 +17,7 @@ from train.eval.task import Task
 
 EXAMPLES = 8  # of the best, and of the worst
 CLASSES = 14  # most rows of a confusion; the rest are counted together
+LONG = 24  # letters of a choice, to be written once
 OTHER = "anything else"
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem;
@@ -37,7 +38,7 @@ tr.ours td { font-weight: 600 } .scroll { overflow-x: auto }
 .cases dl { margin: 0; font-size: .87rem } .cases dt { color: #666; float: left; clear: left;
   width: 7.5rem } .cases dd { margin: 0 0 0 7.8rem; overflow-wrap: anywhere }
 .right { color: #006b4a } .wrong { color: #a33900 } td.heat { text-align: center }
-.confusion th { white-space: normal; vertical-align: bottom; font-weight: 500 }
+.narrow th { white-space: normal; vertical-align: bottom; font-weight: 500 }
 dl.about { font-size: .87rem } dl.about dt { color: #666 } dl.about dd { margin: 0 0 .3rem 1rem;
   overflow-wrap: anywhere }
 @media (prefers-color-scheme: dark) { body { color: #e6e6e6; background: #161616 }
@@ -135,8 +136,8 @@ def _strata(systems: dict[str, Any]) -> str:
     )
     head_name = escape(next(iter(next(iter(systems.values()))["scores"])))
     return (
-        f"<h2>{head_name} in parts</h2><div class=scroll><table><tr><th></th>{head}</tr>{rows}"
-        "</table></div>"
+        f'<h2>{head_name} in parts</h2><div class="scroll narrow"><table><tr><th></th>{head}</tr>'
+        f"{rows}</table></div>"
     )
 
 
@@ -185,17 +186,29 @@ def _figure(system: System, row: int, told: dict[str, dict[str, Any]]) -> str:
         shown = f'<img alt="{escape(case.id)}" src="{source}">'
     answers = Counter(case.answers).most_common(3)
     truth = case.right or "; ".join(answer for answer, _ in answers)
-    lines = [("asked", case.question or "a caption"), ("truth", truth)]
-    if case.choices:
-        lines.insert(1, ("choices", "; ".join(case.choices)))
+    letters = lettered(case.choices)
+    lines = [("asked", case.question or ("which is true?" if case.choices else "a caption"))]
+    if letters:
+        lines += [(letter, choice) for choice, letter in letters.items()]
+    elif case.choices:
+        lines.append(("choices", "; ".join(case.choices)))
+    lines.append(("truth", letters.get(truth, truth)))
     body = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in lines)
     for name, records in told.items():
         if case.id in records:
             said = records[case.id].get("answer") or records[case.id].get("error") or "nothing"
             kind = ("right" if mark > 0.5 else "wrong") if name == system.name else ""
             short = escape(name.replace("loupe: ", ""))
-            body += f'<dt>{short}</dt><dd class="{kind}">{escape(str(said))}</dd>'
+            said = letters.get(said, str(said))
+            body += f'<dt>{short}</dt><dd class="{kind}">{escape(said)}</dd>'
     return f"<figure>{shown}<dl>{body}<dt>score</dt><dd>{mark:.3f}</dd></dl></figure>"
+
+
+def lettered(choices: Sequence[str]) -> dict[str, str]:
+    """A letter for each of the choices where they are long; else {}."""
+    if not any(len(choice) > LONG for choice in choices):
+        return {}
+    return dict(zip(choices, "ABCDEFGHIJ", strict=False))
 
 
 def _confusion(system: System) -> str:
@@ -220,7 +233,7 @@ def _confusion(system: System) -> str:
     head = "".join(f"<th>{escape(name or '(nothing)')}</th>" for name in names)
     table = f"<table><tr><th></th>{head}<th>all</th></tr>{''.join(rows)}</table>"
     title = f"Confusion of {escape(system.name)}: truth down, answer across"
-    return f'<h2>{title}</h2><div class="scroll confusion">{table}</div>'
+    return f'<h2>{title}</h2><div class="scroll narrow">{table}</div>'
 
 
 def _common(pairs: Counter[tuple[str, str]], side: int) -> list[str]:

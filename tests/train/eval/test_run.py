@@ -49,6 +49,7 @@ def test_a_run_says_what_was_asked_of_whom_and_how_well_it_went(done, tiny_model
     assert majority["low"] <= majority["value"] <= majority["high"]
     assert found["data"]["cases"] == 9
     assert len(found["data"]["sha256"]) == len(found["models"]["loupe"]["sha256"]) == 64
+    assert found["models"]["loupe"]["preset"] == "the checkpoint's own"
     assert found["models"]["loupe"]["decoding"]["max_new_tokens"] == 8
     assert found["machine"]["peak_memory_mb"] > 0
     assert found["seconds"] > 0
@@ -176,6 +177,25 @@ def test_answers_made_elsewhere_are_scored_as_a_run_is(asked, tmp_path, capsys):
     assert "1 lines hold no id with an answer" in capsys.readouterr().err
     found = scores(tmp_path / "lines-scores")["systems"]["lines"]
     assert found["scores"]["VQA accuracy"]["value"] == pytest.approx(8 / 9)
+
+
+def test_answers_made_elsewhere_are_read_as_a_model_that_writes_is(coco, tmp_path):
+    lines = [
+        {"image": "images/1.png", "dataset": "A-OKVQA", "question_id": n, "question": "what?",
+         "answers": ["dog"], "choices": ["cat", "dog"], "correct_choice_idx": 1}
+        for n in range(4)
+    ]  # fmt: skip
+    (coco / "asked.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    file = tmp_path / "answers.json"
+    file.write_text(json.dumps({"0": "B", "1": "Dog.", "2": "dog, I think", "3": "a"}))
+    run("aokvqa-choice", "--data", coco / "asked.jsonl", "--predictions", file)
+    found = scores(tmp_path / "answers-scores")["systems"]["answers"]
+    assert found["scores"]["accuracy"]["value"] == 0.75
+    line = {"image": "images/1.png", "dataset": "refcoco", "expressions": ["dog"],
+            "bbox_xywh": [0, 0, 9, 9]}  # fmt: skip
+    (coco / "refer.jsonl").write_text(json.dumps(line))
+    with pytest.raises(LoupeError, match="scored by areas"):
+        main(["refer", "--data", str(coco / "refer.jsonl"), "--predictions", str(file)])
 
 
 def test_predictions_of_other_data_or_another_model_are_refused(asked, done, tmp_path):
