@@ -172,7 +172,8 @@ TINY = [
     "bridge.qformer.max_positions=64", "bridge.qformer.cls_id=4", "bridge.qformer.dec_id=5",
     "bridge.max_instruction=48", "bridge.end_id=3",
     "dtype=fp32", "loop.steps=2", "loop.restart=0", "loop.warmup=1", "loop.batch=2",
-    "loop.accumulation=1", "loop.bf16=false", "evaluated=3", "shown=1", "loop.evaluate_every=0", "loop.prefetch=false",
+    "loop.accumulation=1", "loop.bf16=false", "evaluated=3", "shown=1", "loop.evaluate_every=0",
+    "loop.prefetch=false",
 ]  # fmt: skip
 
 
