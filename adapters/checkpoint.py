@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from adapters import lora
 from adapters.config import CheckpointConfig
@@ -126,17 +125,6 @@ def load_trained(folder: Path, config: CheckpointConfig) -> tuple[Bridge, Stage1
     return trained_of(config.bridge, weights, what, heads=config.heads)
 
 
-class Unfilled(TorchFunctionMode):
-    """Leaves out the random start of weights: on the meta device nothing is there to be filled, yet
-    torch would import its compiler for it, 1.5 seconds."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if func is torch.nn.init.normal_:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
-
-
 def check_weights(
     config: BridgeConfig,
     weights: Mapping[str, Tensor],
@@ -146,7 +134,7 @@ def check_weights(
     absent: tuple[str, ...] = (),
 ) -> tuple[Bridge, Stage1 | None]:
     """The empty modules that `weights` fit; arguments and errors as for trained_of."""
-    with torch.device("meta"), Unfilled():  # no time is spent on weights that are replaced at once
+    with torch.device("meta"):  # no time is spent on weights that are replaced at once
         bridge = Bridge(config)
     stage1 = Stage1(bridge.qformer) if heads else None
     known = bridge.state_dict() | (stage1.state_dict() if stage1 else {})
