@@ -135,7 +135,7 @@ class QFormer(nn.Module):
         )
 
     def forward(
-        self, memory: ImageMemory | None = None, return_maps: bool = False, **given: Any
+        self, memory: ImageMemory | None = None, *, return_maps: bool = False, **given: Any
     ) -> QFormerOutput:
         """One pass alone; given: the fields of a `QFormerPass`.
 

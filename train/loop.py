@@ -83,7 +83,7 @@ class Run:
         self.average = Average(stage.module, config.ema) if config.ema else None
         self.step, self.seconds, self.skipped, self.best, self.worse = 0, 0.0, 0, -math.inf, 0
         self.sums: dict[str, float] = {}
-        self.counted = 0
+        self.counted: dict[str, int] = {}  # steps that had each loss
         self.stopping = False
         self.maker = ThreadPoolExecutor(1) if config.prefetch else None
         self.ahead: dict[tuple[int, int], Future] = {}
@@ -181,7 +181,7 @@ class Run:
             self.skipped = 0
             for name, value in totals.items():
                 self.sums[name] = self.sums.get(name, 0.0) + float(value)
-            self.counted += 1
+                self.counted[name] = self.counted.get(name, 0) + 1
         else:
             self._skip(totals)
         for parameter in parameters:
@@ -223,12 +223,12 @@ class Run:
     def _log(self) -> None:
         if not self.counted:
             return
-        means = {name: total / self.counted for name, total in self.sums.items()}
+        means = {name: total / self.counted[name] for name, total in self.sums.items()}
         if self.world > 1:
             values = torch.tensor(list(means.values()), device=self.accelerator.device)
             shared = self.accelerator.reduce(values, "mean").tolist()
             means = dict(zip(means, shared, strict=True))
-        self.sums, self.counted = {}, 0
+        self.sums, self.counted = {}, {}
         config, rate = self.config, learning_rate(self.step - 1, self.config)
         pictures = config.batch * config.accumulation * self.world * self.step
         speed = pictures / max(1e-9, self.seconds)

@@ -46,6 +46,11 @@ class Training:
         wanted = everything if recipe.stage == "instruct" else captions_only
         seed = recipe.loop.seed
         mixture = open_mixture(recipe.data, wanted, self.tally, seed)
+        if recipe.notes and not mixture.holds(lambda turn: bool(turn.notes)):
+            raise LoupeError(
+                "[notes] are to be learned, and no question of [[data]] has any: give the lines "
+                '"notes", or leave out [notes]'
+            )
         self.valid: list[Drawn] = []
         held_out: set[str] = set()
         for config in recipe.validate:

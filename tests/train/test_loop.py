@@ -354,3 +354,18 @@ def test_matrices_move_as_much_faster_as_the_config_says_after_a_resume_too():
 def test_settings_that_cannot_train_are_refused(values):
     with pytest.raises(LoupeError, match=next(iter(values))):
         LoopConfig(**{"steps": 1, "batch": 1} | values)
+
+
+def test_a_loss_that_only_some_steps_have_is_logged_as_the_mean_of_those(tmp_path):
+    class Late(Toy):
+        def batch(self, rng, progress, place=0):
+            self.late = progress >= 0.5
+            return super().batch(rng, progress)
+
+        def losses(self, batch):
+            found = super().losses(batch)
+            return {**found, "late": 0 * found["fit"] + 3.0} if self.late else found
+
+    fit(Late(), dataclasses.replace(CONFIG, steps=4, log_every=4), tmp_path, silent)
+    (record,) = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
+    assert record["late"] == 3.0

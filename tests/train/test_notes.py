@@ -88,9 +88,20 @@ def test_soft_tokens_come_to_be_like_their_notes(noted, tmp_path):
     assert training.losses(batch)["notes"].item() < 0.5 * before
 
 
-def test_questions_without_notes_go_with_them(recipe_of):
-    training = Training(recipe_of("instruct", "notes.weight=1.0"), silent)
-    found = training.losses(training.batch(np.random.default_rng(0)))
+def test_where_nothing_has_notes_they_cannot_be_learned(recipe_of):
+    with pytest.raises(LoupeError, match="no question"):
+        Training(recipe_of("instruct", "notes.weight=1.0"), silent)
+
+
+def test_questions_without_notes_go_with_them(noted, little_data):
+    training = Training(noted(), silent)
+    lines = [json.loads(line) for line in (little_data / "data.jsonl").read_text().splitlines()]
+    (plain,) = turns_of(next(line for line in lines if "question" in line))
+    assert not plain.notes
+    picture, samples = training.stage.mixture.at(0)
+    ready = training.stage.ready((picture, [replace(samples[0], turns=(plain,))]), None)
+    training.stage.sight.encode([ready[0]])
+    found = training.losses(training.stage.ask([ready[0]], [ready[1]]) | {"alone": False})
     assert found["notes"].item() == 0.0
 
 
@@ -139,6 +150,8 @@ def test_settings_that_make_no_sense_are_refused(noted, changes, says):
         noted(*changes)
 
 
-def test_notes_are_read_from_a_line():
-    (turn,) = turns_of({"question": "which?", "answer": "two", "notes": "no yes no"})
-    assert turn.notes == "no yes no"
+def test_notes_are_read_from_a_line_and_from_a_conversation():
+    said = {"question": "which?", "answer": "two", "notes": "no yes no"}
+    for line in (said, {"conversation": [said]}):
+        (turn,) = turns_of(line)
+        assert turn.notes == "no yes no"

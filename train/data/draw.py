@@ -13,7 +13,7 @@ import numpy as np
 
 from qformer.contracts import LoupeError
 from train.data.readers import STREAMED, read
-from train.data.sample import Picture, Sample, Tally
+from train.data.sample import Picture, Sample, Tally, Turn
 from train.data.source import DataConfig
 
 CYCLE = 1000  # places after which the mixture of data sets repeats
@@ -106,6 +106,14 @@ class Mixture:
         cycle, within = divmod(place, CYCLE)
         which = self.turns[within]
         return self.sets[which].at(int(cycle * self.each[which] + self.order[within]))
+
+    def holds(self, wanted: Callable[[Turn], bool]) -> bool:
+        """Whether any turn is as wanted; of a stream it is not known, and believed."""
+        return any(
+            isinstance(one, Streamed)
+            or any(wanted(t) for _, samples in one.drawn for s in samples for t in s.turns)
+            for one in self.sets
+        )
 
     def other(self, rng: np.random.Generator) -> Drawn:
         return self.sets[int(rng.integers(len(self.sets)))].other(rng)

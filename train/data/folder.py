@@ -55,7 +55,8 @@ def turns_of(line: dict[str, Any]) -> tuple[Turn, ...]:
         turns: list[Turn] = []
         for said in line["conversation"]:
             before = turns[-1].areas if turns else everything
-            turns.append(Turn(said["question"].strip(), answers_of(said), about(said, before)))
+            areas, notes = about(said, before), str(said.get("notes", ""))
+            turns.append(Turn(said["question"].strip(), answers_of(said), areas, notes=notes))
         return tuple(turns)
     if "question" in line:
         choices = tuple(map(str, line.get("choices", ())))

@@ -1,7 +1,13 @@
 import sys
 
 import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 
+from demo.models import Loader
+from demo.serve.limits import Limits
+from demo.serve.metrics import Metrics
+from demo.serve.server import Late, routes
 from demo.serve.starting import Later
 
 
@@ -18,3 +24,14 @@ def test_a_module_that_is_put_off_is_imported_when_something_of_it_is_asked_for(
         assert sys.modules["put_off"] is later
         assert getattr(later, name) == held
         assert sys.modules["put_off"] is not later
+
+
+def test_who_asks_whether_the_model_is_ready_need_not_wait_for_the_pages_head_start():
+    made = object()
+    loader = Loader(lambda: made).start(after=600)
+    metrics = Metrics()
+    app = Starlette(routes=routes(loader, Late(loader, Limits(), metrics), metrics))
+    with TestClient(app) as client:
+        client.get("/health")
+        assert loader.settled(10)
+        assert client.get("/health").json() == {"status": "ok", "ready": True}
