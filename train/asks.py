@@ -51,7 +51,7 @@ Ask = list[Said]  # a dialogue up to the turn that is learned, its last
 
 
 class Wording:
-    """How samples are worded for one model."""
+    """How samples are worded for one model. notes: whether those of the samples are learned."""
 
     def __init__(
         self,
@@ -59,6 +59,7 @@ class Wording:
         bridge: BridgeConfig,
         language: LanguageModel,
         tokenizer: TextTokenizer | None,
+        notes: bool = False,
     ) -> None:
         if prompt.composer == "text":
             raise LoupeError(
@@ -71,7 +72,7 @@ class Wording:
             language,
             tokenizer,
         )
-        self.lead = lead(language)
+        self.lead, self.notes = lead(language), notes
 
     def ask(self, sample: Sample, number: int, answer: str | None = None) -> Ask:
         """Turn `number` of a sample. answer: another of a caption's than the first.
@@ -116,7 +117,7 @@ class Wording:
         return [*ids, self.language.eos_id]
 
     def _notes(self, turn: Turn) -> tuple[int, ...]:
-        ids = self.language.tokenize(turn.notes).tolist() if turn.notes else ()
+        ids = self.language.tokenize(turn.notes).tolist() if self.notes and turn.notes else ()
         if len(ids) > self.bridge.qformer.num_queries:
             raise BadSampleError(
                 f"notes of {len(ids)} words, more than the {self.bridge.qformer.num_queries} soft "

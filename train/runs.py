@@ -87,7 +87,8 @@ class Training:
                 stage.module["momentum"].follow(stage.student, at_once=True)
             return stage
         prompt = prompt_of(recipe, parts.kept, parts.language)
-        wording = Wording(prompt, parts.bridge.config, parts.language, parts.tokenizer)
+        noted = recipe.notes is not None
+        wording = Wording(prompt, parts.bridge.config, parts.language, parts.tokenizer, noted)
         return AnswerStage(
             parts.bridge, parts.language, wording, mixture, sight, self.tally, count, turns,
             recipe.notes,

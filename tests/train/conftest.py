@@ -24,7 +24,8 @@ def little_data(tmp_path_factory) -> Path:
         picture.save(folder / "images" / f"{number}.png")
         image, corner = f"{number}.png", [{"box": [0, 0, 12, 12]}, {"box": [20, 10, 39, 29]}]
         rows.append({"image": image, "text": [f"a {name} picture", f"it is {name}"]})
-        rows.append({"image": image, "question": "what colour?", "answer": name})
+        asked = {"question": "what colour?", "answer": name, "notes": name}
+        rows.append({"image": image, **asked})
         rows.append({"image": image, "text": f"a {name} area", "regions": corner[1:]})
         said = [
             {"question": "what is region 2?", "answer": f"a {name} thing"},

@@ -88,18 +88,18 @@ def test_soft_tokens_come_to_be_like_their_notes(noted, tmp_path):
     assert training.losses(batch)["notes"].item() < 0.5 * before
 
 
-def test_where_nothing_has_notes_they_cannot_be_learned(recipe_of):
+def test_where_nothing_has_notes_they_cannot_be_learned(noted, tmp_path):
+    recipe, file = noted(), tmp_path / "noted.jsonl"
+    file.write_text(file.read_text().replace('"notes"', '"note"'))
     with pytest.raises(LoupeError, match="no question"):
-        Training(recipe_of("instruct", "notes.weight=1.0"), silent)
+        Training(recipe, silent)
 
 
-def test_questions_without_notes_go_with_them(noted, little_data):
+def test_questions_without_notes_go_with_them(noted):
     training = Training(noted(), silent)
-    lines = [json.loads(line) for line in (little_data / "data.jsonl").read_text().splitlines()]
-    (plain,) = turns_of(next(line for line in lines if "question" in line))
-    assert not plain.notes
     picture, samples = training.stage.mixture.at(0)
-    ready = training.stage.ready((picture, [replace(samples[0], turns=(plain,))]), None)
+    plain = replace(samples[0], turns=(replace(samples[0].turns[0], notes=""),))
+    ready = training.stage.ready((picture, [plain]), None)
     training.stage.sight.encode([ready[0]])
     found = training.losses(training.stage.ask([ready[0]], [ready[1]]) | {"alone": False})
     assert found["notes"].item() == 0.0
@@ -113,6 +113,8 @@ def test_more_notes_than_soft_tokens_are_a_bad_sample(noted, tiny_folder):
     sample = replace(samples[0], turns=(replace(samples[0].turns[0], notes=long),))
     with pytest.raises(LoupeError, match=r"start\.queries"):
         training.stage.wording.ask(sample, 0)
+    training.stage.wording.notes = False  # where they are not learned they are not read either
+    assert training.stage.wording.ask(sample, 0)[-1].notes == ()
 
 
 def test_a_tuned_bridge_may_have_more_queries(noted, tiny_folder, image):
