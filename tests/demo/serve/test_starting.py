@@ -1,3 +1,5 @@
+import asyncio
+import socket
 import sys
 
 import pytest
@@ -7,7 +9,7 @@ from starlette.testclient import TestClient
 from demo.models import Loader
 from demo.serve.limits import Limits
 from demo.serve.metrics import Metrics
-from demo.serve.server import Late, routes
+from demo.serve.server import Late, listen, routes
 from demo.serve.starting import Later
 
 
@@ -35,3 +37,21 @@ def test_who_asks_whether_the_model_is_ready_need_not_wait_for_the_pages_head_st
         client.get("/health")
         assert loader.settled(10)
         assert client.get("/health").json() == {"status": "ok", "ready": True}
+
+
+def test_answers_leave_at_once_and_wait_for_no_earlier_one():
+    async def accepted() -> int:
+        arrived: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def meet(_, writer: asyncio.StreamWriter) -> None:
+            opened = writer.get_extra_info("socket")
+            arrived.set_result(opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        with listen("127.0.0.1", 0) as listening:
+            async with await asyncio.start_server(meet, sock=listening):
+                _, writer = await asyncio.open_connection(*listening.getsockname())
+                writer.close()
+                return await arrived
+
+    assert asyncio.run(accepted())
