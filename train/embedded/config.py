@@ -11,6 +11,7 @@ from qformer.contracts import Decoding, LoupeError
 from qformer.prompt import PromptConfig
 from train.config import CONFIGS, read_config
 from train.loop import LoopConfig
+from train.notes import NotesConfig
 
 SHIPPED = CONFIGS / "embedded.toml"
 
@@ -65,6 +66,7 @@ class EmbeddedConfig:
     stage1: LoopConfig
     stage2: LoopConfig
     domain: str
+    notes: NotesConfig = NotesConfig()
     seed: int = 0
     pictures: int = 8000
     passes: int = 22

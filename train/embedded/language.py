@@ -82,7 +82,7 @@ class LanguageStage:
         """A dialogue of one to three turns: the ids that are read, those that should be said (they
         differ where an answer is misheard), and how much each counts."""
         scene = sample_scene(rng)
-        turns = turns_of(scene, rng, 2, 3, 1, 2)
+        turns = turns_of(scene, rng, 2, 3, 2, 2)
         follow = [t for t in turns if t.before is not None]
         if follow and rng.random() < 0.3:
             dialogue: list[Turn] = [follow[0].before, follow[0]]

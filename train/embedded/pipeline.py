@@ -176,7 +176,7 @@ class Pipeline:
             lora.attach(language, rank)
         stage = Stage2Stage(
             bridge, language, self.tokenizer(), self.config.prompt, self.pool(),
-            self.config.stage2.batch, self.config.passes,
+            self.config.stage2.batch, self.config.passes, self.config.notes,
         )  # fmt: skip
         return stage, language
 

@@ -15,7 +15,7 @@ from qformer.bridge import Bridge, PassRows
 from qformer.prompt import PICTURE, PromptConfig, assemble, declarations, instruction, lay_out
 from qformer.stage1 import Stage1
 from train.embedded.pool import Pool
-from train.notes import likeness
+from train.notes import NotesConfig, notes_loss
 from train.scenes.dialogue import (
     MIXES,
     WEIGHTS,
@@ -25,7 +25,7 @@ from train.scenes.dialogue import (
     notes_of,
     turns_of,
 )
-from train.scenes.questions import PICTURE_TYPES, REGION_TYPES, a, caption, describe
+from train.scenes.questions import PICTURE_TYPES, REGION_TYPES, a, caption, describe, in_order
 from train.scenes.wordings import roughen
 from train.stages import read_in_buckets
 
@@ -135,7 +135,8 @@ class Stage2Stage:
     """Questions about pictures and regions, answered by the language model through the bridge.
 
     module: the bridge and the language model, of which LoRA trains if attached. batch: pictures a
-    step. passes: rows for each, which its questions fill.
+    step. passes: rows for each, which its questions fill. notes: how what soft tokens are to be
+    like is learned.
     """
 
     def __init__(
@@ -147,9 +148,11 @@ class Stage2Stage:
         pool: Pool,
         batch: int,
         passes: int = 22,
+        notes: NotesConfig = NotesConfig(),  # noqa: B008 (frozen)
     ):
         self.bridge, self.language, self.tokenizer = bridge, language, tokenizer
         self.prompt, self.pool, self.count, self.passes = prompt, pool, batch, passes
+        self.notes = notes
         self.module = nn.ModuleDict({"bridge": bridge, "language": language})
 
     def batch(self, rng: np.random.Generator, progress: float = 1.0, place: int = 0) -> dict:
@@ -165,30 +168,29 @@ class Stage2Stage:
             for answer in (one.turn.question.answer for one in batch["asked"])
         ]
         batch["notes"] = self._notes(pictures, batch["asked"])
-        batch["fading"] = 1 - progress
+        batch["alone"] = progress < self.notes.alone
+        batch["fading"] = 1.0 if batch["alone"] else 1 - progress
         return batch
 
-    def _notes(self, pictures: list[int], asked: list[Asked]) -> Tensor:
-        """The words each soft token should be like, (rows, queries, 2) ids, -1 for none: the notes
-        from which the language model learned to answer. A caption's note is a place for each
-        object, of two words at once."""
-        queries, rows = self.bridge.config.qformer.num_queries, len(pictures) * self.passes
-        notes = torch.full((rows, queries, 2), -1)
+    def _notes(self, pictures: list[int], asked: list[Asked]) -> list[tuple[int, list[int]]]:
+        """The words the soft tokens of a row should be like, as (row, ids): the notes from which
+        the language model learned to answer. A caption's note is a place for each object, of two
+        words at once: the row is there twice."""
+        notes = []
         for one in asked:
             scene = self.pool.scene(pictures[one.start // self.passes])
             if one.turn.question.type == "caption":
-                items = sorted(scene.items, key=lambda item: item.x)[:queries]
-                for place, item in enumerate(items):
-                    both = [*self.tokenizer(item.colour), *self.tokenizer(item.kind)][:2]
-                    notes[one.start, place, : len(both)] = torch.tensor(both)
+                items = in_order(scene)
+                notes.append((one.start, [self.tokenizer(item.colour)[0] for item in items]))
+                notes.append((one.start, [self.tokenizer(item.kind)[0] for item in items]))
                 continue
             about_picture, *about_regions = notes_of(scene, one.turn.question)
             if one.turn.question.type == "verify":  # the region itself knows best
                 about_regions = [f"{about_regions[0]} {about_picture}"]
             for row, note in enumerate((about_picture, *about_regions), one.start):
-                ids = self.tokenizer(note)[:queries]
-                notes[row, : len(ids), 0] = torch.tensor(ids)
-        return notes
+                notes.append((row, self.tokenizer(note)))
+        queries = self.bridge.config.qformer.num_queries
+        return [(row, ids[:queries]) for row, ids in notes]
 
     def ask(self, pictures: list[int], turns: list[list[Turn]]) -> dict:
         """A batch of these turns; every picture's turns need the same number of rows."""
@@ -257,17 +259,17 @@ class Stage2Stage:
     def losses(self, batch: dict) -> dict[str, Tensor]:
         """The answers, and how well the soft tokens spell the notes: a scaffold, which shows each
         of them early what to say, and fades."""
-        soft = self.soft_tokens(batch)
-        answers = self.answers(batch)
-        weights = [torch.full((len(answer),), len(answer) ** -0.5) for answer in answers]
-        logits = read_in_buckets(self.language, self.prompts(batch, soft), batch["read"])
-        like = likeness(soft, self.language.model.get_input_embeddings().weight)
-        asked = batch["notes"] >= 0
-        spelled = like.gather(-1, batch["notes"].clamp(min=0))[asked].mean()
-        return {
-            "answer": answer_loss(logits, answers, weights),
-            "notes": -0.5 * batch["fading"] * spelled,
-        }
+        soft, found = self.soft_tokens(batch), {}
+        if not batch["alone"]:
+            answers = self.answers(batch)
+            weights = [torch.full((len(answer),), len(answer) ** -0.5) for answer in answers]
+            logits = read_in_buckets(self.language, self.prompts(batch, soft), batch["read"])
+            found["answer"] = answer_loss(logits, answers, weights)
+        rows, notes = zip(*batch["notes"], strict=True)
+        words = self.language.model.get_input_embeddings().weight
+        weight = self.notes.weight * batch["fading"]
+        found["notes"] = weight * notes_loss(soft[list(rows)], notes, words)
+        return found
 
     @torch.no_grad()
     def right(self, batch: dict) -> list[bool]:

@@ -15,6 +15,7 @@ from train.scenes.questions import (
     Question,
     a,
     describe,
+    marks,
     place_of,
 )
 from train.scenes.render import paint
@@ -148,13 +149,13 @@ def _count_again(scene, before, rng):
         return None
     if colour:
         new = pick(rng, [i.colour for i in scene.items] + list(COLOURS[:3]))
-        found = sum(i.colour == new for i in scene.items)
+        found = [i for i in scene.items if i.colour == new]
         text = pick(rng, wordings.COUNT_COLOUR).replace("{s}", new)
     else:
         new = pick(rng, [i.kind for i in scene.items] + list(KINDS[:3]))
-        found = sum(i.kind == new for i in scene.items)
+        found = [i for i in scene.items if i.kind == new]
         text = pick(rng, wordings.COUNT_KIND).replace("{s}", PLURAL[new])
-    return Question("follow_up", text, str(found), evidence=f"{found} {new}")
+    return Question("follow_up", text, str(len(found)), evidence=marks(scene, found))
 
 
 def misheard(answer: str, rng: np.random.Generator, share: float = 0.3) -> str:
@@ -192,7 +193,7 @@ def words_for(scene: Scene, question: Question, rng: np.random.Generator) -> dic
     evidence, *regions = notes_of(scene, question)
     sources = ["picture", *question.names]
     words = dict(zip(sources, ["", *regions], strict=True))
-    if question.type not in TOLD or rng.random() < 0.5:
+    if question.type not in TOLD or rng.random() < 0.3:
         source = sources[int(rng.integers(len(sources)))]
         words[source] = f"{words[source]} {evidence}".strip()
     return {source: text or "a picture" for source, text in words.items()}

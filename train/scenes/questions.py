@@ -8,7 +8,7 @@ is a function of a Scene and a generator that returns a Question, or None where 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from train.scenes import wordings
@@ -27,7 +27,8 @@ DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "above": (0, -1), "below": (0, 1
 @dataclass(frozen=True)
 class Question:
     """regions: item numbers asked about, named by `names`; evidence: what a reader of the picture
-    who knows the question would note down (it trains the language model before any picture does).
+    who knows the question would note down (it trains the language model before any picture does);
+    for what is counted or looked for, of each object whether it is meant.
     """
 
     type: str
@@ -49,9 +50,20 @@ def a(words: str) -> str:
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
+def marks(scene: Scene, meant: Sequence[Item]) -> str:
+    """Of every object from left to right whether it is one of these: "no yes no"."""
+    numbers = {id(item) for item in meant}
+    return " ".join("yes" if id(item) in numbers else "no" for item in in_order(scene))
+
+
+def in_order(scene: Scene) -> list[Item]:
+    """From left to right."""
+    return sorted(scene.items, key=lambda item: item.x)
+
+
 def caption(scene: Scene) -> str:
     """Every object from left to right: "a red star, a blue car and a green fish"."""
-    names = [a(f"{i.colour} {i.kind}") for i in sorted(scene.items, key=lambda i: i.x)]
+    names = [a(f"{i.colour} {i.kind}") for i in in_order(scene)]
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
 
 
@@ -60,11 +72,11 @@ def _name(rng, number=None):
     return f"region {number or int(rng.choice(6, p=(0.4, 0.25, 0.15, 0.1, 0.05, 0.05))) + 1}"
 
 
-def _region_question(type, rng, phrasings, answer, i):
+def _region_question(type, rng, phrasings, answer, i, evidence=None):
     name = _name(rng)
     text = pick(rng, phrasings)
     text = text.replace("{r}", pick(rng, ("this", "this", "it", name, f"the object in {name}")))
-    return Question(type, text, answer, (i,), (name,), evidence=answer)
+    return Question(type, text, answer, (i,), (name,), evidence or answer)
 
 
 def _visible(scene: Scene, rng, clear_size=False) -> int | None:
@@ -125,7 +137,7 @@ def ask_count(scene, rng):
         if len(found) < 2 and rng.random() < 0.45:  # zeros and ones are easy and many
             return None
     text = pick(rng, wordings.COUNT).replace("{s}", subject)
-    return Question("count", text, str(len(found)), evidence=f"{len(found)} {subject}")
+    return Question("count", text, str(len(found)), evidence=marks(scene, found))
 
 
 def ask_exist(scene, rng):
@@ -139,7 +151,7 @@ def ask_exist(scene, rng):
     one, many, found = subjects
     text = pick(rng, wordings.EXIST).replace("{a}", a(one)).replace("{m}", many)
     answer = "yes" if found else "no"
-    return Question("exist", text, answer, evidence=f"{one} {answer}")
+    return Question("exist", text, answer, evidence=marks(scene, found))
 
 
 def ask_biggest(scene, rng):
@@ -271,11 +283,11 @@ def ask_others(scene, rng):
         return None
     name = "colour" if rng.random() < 0.6 else "kind"
     value = getattr(scene.items[i], name)
-    count = sum(getattr(o, name) == value for o in scene.items) - 1
-    if count == 0 and rng.random() < 0.5:
+    alike = [o for k, o in enumerate(scene.items) if getattr(o, name) == value and k != i]
+    if not alike and rng.random() < 0.5:
         return None
     phrasings = [text.replace("{t}", pick(rng, THINGS)) for text in wordings.OTHERS[name]]
-    return _region_question("others", rng, phrasings, str(count), i)
+    return _region_question("others", rng, phrasings, str(len(alike)), i, marks(scene, alike))
 
 
 def ask_region_where(scene, rng):
