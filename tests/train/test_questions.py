@@ -245,6 +245,22 @@ def test_roughening_keeps_the_words():
     assert len(set(rough)) > 15
 
 
+@pytest.mark.parametrize("type", ["count", "exist", "others"])
+def test_what_is_counted_or_looked_for_is_marked_from_left_to_right(type):
+    for seed in range(60):
+        question = TYPES[type](SCENE, np.random.default_rng(seed))
+        if question is None:
+            continue
+        left_to_right = [0, 2, 3, 1]
+        marks = dict(zip(left_to_right, question.evidence.split(), strict=True))
+        meant = [item for item, mark in marks.items() if mark == "yes"]
+        assert question.answer in (str(len(meant)), "yes" if meant else "no")
+        assert not set(meant) & set(question.regions)
+        for name, item in zip(NAMES, range(4), strict=True):
+            if name[2:] in question.text and type != "others":
+                assert meant == [item]
+
+
 def test_what_is_misheard_is_another_colour_of_no_held_out_pair():
     rng, heard = np.random.default_rng(0), []
     for kind in KINDS:

@@ -21,6 +21,7 @@ TINY = [
     "language.heads=2",
     "language.lora_rank=2",
     "language.loop.steps=60",
+    "language.loop.restart=40",
     "language.loop.batch=4",
     "language.loop.warmup=5",
     "language.loop.lr=1e-2",

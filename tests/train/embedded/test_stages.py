@@ -19,6 +19,7 @@ from train.embedded.language import SPECIALS, LanguageStage
 from train.embedded.pool import Pool, clumsy
 from train.embedded.segmenter import SegmenterStage, correcting_clicks, fit_square
 from train.embedded.stages import Stage1Stage, Stage2Stage, fill_rows, region_rows
+from train.notes import NotesConfig
 from train.scenes.dialogue import painted_scene
 from train.scenes.scene import SIZES
 
@@ -303,23 +304,31 @@ def test_pictures_grow_from_two_objects_to_all(stage, pool):
 
 def test_soft_tokens_are_shown_the_notes_about_their_source(stage):
     batch = stage.batch(np.random.default_rng(3), 0.5)
-    say = stage.tokenizer.decode
-    seen = set()
+    notes, seen = {}, set()
+    for row, ids in batch["notes"]:
+        notes.setdefault(row, []).append(stage.tokenizer.decode(ids))
     for one in batch["asked"]:
         question = one.turn.question
-        notes = batch["notes"][one.start : one.start + 1 + len(question.regions)]
+        about_picture, *about_regions = (
+            notes[one.start + k] for k in range(1 + len(question.regions))
+        )
         seen.add(question.type)
-        if question.type == "caption":
-            pairs = [say(pair[pair >= 0].tolist()) for pair in notes[0] if pair[0] >= 0]
+        if question.type == "caption":  # both words of an object, in two notes of one row
             named = [name.split(" ", 1)[1] for name in re.split(", | and ", question.answer)]
-            assert pairs == named[: len(notes[0])]
+            shown = zip(*(note.split() for note in about_picture), strict=True)
+            assert [" ".join(pair) for pair in shown] == named[: len(about_picture[0].split())]
             continue
-        assert (notes[..., 1] == -1).all()
-        about_picture, *about_regions = (say(row[row >= 0].tolist()) for row in notes[..., 0])
-        assert question.evidence.startswith(about_picture)
+        assert question.evidence.startswith(about_picture[0])
         for note in about_regions:
-            assert note.split()[0] in SIZES
+            assert note[0].split()[0] in SIZES
     assert len(seen) > 3
+
+
+def test_notes_alone_come_first_and_do_without_the_language_model(stage, monkeypatch):
+    monkeypatch.setattr(stage, "notes", NotesConfig(alone=0.4))
+    alone = stage.losses(stage.batch(np.random.default_rng(0), 0.3))
+    both = stage.losses(stage.batch(np.random.default_rng(0), 0.4))
+    assert set(alone) == {"notes"} and set(both) == {"answer", "notes"}
 
 
 def test_the_scaffold_of_notes_is_gone_at_the_end(stage):
