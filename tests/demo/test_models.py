@@ -124,8 +124,9 @@ def test_the_list_says_what_each_model_needs_in_each_precision(monkeypatch):
     told = Chooser(lambda *named: None, device="cuda").choices()
     assert told["free"] == free["cuda"]
     own, *others = told["models"]
-    assert own["model"] == "embedded"
-    assert 0 < own["memory"]["fp32"] < 10**8
+    assert (own["model"], own["segmenter"]) == ("embedded", None)
+    assert 0 < own["memory"]["fp32"] == own["memory"]["nf4"] < 10**8
+    assert {one["segmenter"] for one in others} == {"sam2.1-base-plus"}  # on a GPU
     assert {one["model"] for one in others} == {one.model for one in CATALOGUE if one.answers}
     for one in (*others, *told["segmenters"]):
         assert list(one["memory"]) == list(PRECISIONS)
@@ -167,6 +168,28 @@ def test_a_model_that_does_not_fit_is_said_before_it_is_fetched(
     assert re.search(says, shown["note"])
     assert (shown["state"], shown["text"]) == ("ready", "tiny")
     assert chat.loader.loading is None
+
+
+@pytest.mark.parametrize(
+    ("model", "segmenter", "needs", "smaller"),
+    [
+        ("Salesforce/blip2-opt-2.7b", None, r"16\.3 GB in fp32", "bf16"),  # SAM 2.1's 0.2 with it
+        ("Salesforce/blip2-opt-2.7b", "sam-vit-h", r"18\.9 GB in fp32", "bf16"),
+        ("embedded", "sam-vit-h", r"2\.8 GB in fp32", "smaller model"),
+    ],
+)
+def test_what_a_model_needs_is_counted_with_its_segmenter(
+    monkeypatch, model, segmenter, needs, smaller
+):
+    chooser = Chooser(lambda *named: None)
+    wants = float(re.search(r"[\d.]+", needs.replace("\\", ""))[0]) * 1e9
+    monkeypatch.setattr("adapters.memory.available", lambda device: int(wants * 0.99))
+    with pytest.raises(LoupeError, match=needs) as refused:
+        chooser.check(model, segmenter, "fp32")
+    assert smaller in str(refused.value)
+    assert (segmenter or model) in str(refused.value)
+    monkeypatch.setattr("adapters.memory.available", lambda device: int(wants * 1.01))
+    chooser.check(model, segmenter, "fp32")
 
 
 def test_memory_that_runs_out_while_a_model_is_read_leaves_the_old_one(
