@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"
+HEADER = 10**7  # bytes of the longest list that is looked through
 
 
 @dataclass(frozen=True)
@@ -104,18 +105,35 @@ def embedded_count() -> Count:
 
 
 def fetched(model: str) -> tuple[int, int | None]:
-    """Bytes of a hub model that this machine has by now, and of its weights in all where it has
-    been told (models of one file do not say)."""
+    """Bytes of a hub model that this machine has by now, and of its weights in all where that has
+    been told: by the index of several files, or by the first bytes of one."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     folder = Path(HF_HUB_CACHE) / f"models--{model.replace('/', '--')}"
-    here = sum(file.stat().st_size for file in folder.glob("blobs/*") if file.is_file())
+    sizes = {file: file.stat().st_size for file in folder.glob("blobs/*") if file.is_file()}
+    here = sum(sizes.values())
     for index in folder.glob("snapshots/*/*.safetensors.index.json"):
         try:
             return here, int(json.loads(index.read_text())["metadata"]["total_size"])
         except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return here, None
+            return here, None
+    told = {file: whole for file in sizes if (whole := promised(file)) is not None}
+    return here, sum((sizes | told).values()) if told else None
+
+
+def promised(file: Path) -> int | None:
+    """Bytes that a file of weights, begun to be fetched, will have in the end; None for others. It
+    begins with a list of what it holds and where (safetensors, "Format")."""
+    try:
+        with file.open("rb") as begun:
+            length = int.from_bytes(begun.read(8), "little")
+            if not 2 <= length <= HEADER:
+                return None
+            listed = json.loads(begun.read(length))
+        ends = [one["data_offsets"][1] for name, one in listed.items() if name != "__metadata__"]
+        return 8 + length + max(map(int, ends))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return None
 
 
 class Loader:

@@ -7,6 +7,7 @@ import weakref
 import pytest
 import torch
 from caller import Caller
+from safetensors.torch import save_file
 
 from adapters.build import build
 from adapters.catalogue import CATALOGUE
@@ -14,7 +15,7 @@ from adapters.memory import PRECISIONS
 from demo.app import ASSETS
 from demo.events import MODELS
 from demo.handlers import Chat
-from demo.models import Chooser, Loader
+from demo.models import Chooser, Loader, fetched
 from demo.page import header
 from demo.serve.worker import Worker, take_turns
 from qformer.contracts import LoupeError
@@ -261,6 +262,22 @@ def test_the_header_tells_how_much_has_been_fetched(tiny_assistant, tmp_path, mo
     arrives.set()
     *_, last = states
     assert (last["state"], last["text"]) == ("ready", "blip2-opt-2.7b")
+
+
+def test_a_model_of_one_file_says_how_much_there_is_as_soon_as_it_has_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    blobs = tmp_path / "models--a--b" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "tokenizer").write_text('{"model": 1}')
+    save_file({"one": torch.zeros(40, 50), "two": torch.zeros(7)}, tmp_path / "whole", {"by": "me"})
+    whole = (tmp_path / "whole").read_bytes()
+    others = (blobs / "tokenizer").stat().st_size
+    for come in (0, 5, 20):  # not even the list of what it holds
+        (blobs / "x.incomplete").write_bytes(whole[:come])
+        assert fetched("a/b") == (others + come, None)
+    for come in (1000, len(whole)):
+        (blobs / "x.incomplete").write_bytes(whole[:come])
+        assert fetched("a/b") == (others + come, others + len(whole))
 
 
 def test_a_hub_model_named_at_the_start_shows_its_progress_too(tmp_path, monkeypatch):
