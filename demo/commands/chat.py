@@ -73,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     print(f"Loupe is at {server.local_url} (Ctrl-C ends it)", flush=True)
     try:
-        threading.Event().wait()
+        while not threading.Event().wait(1):  # a signal that met another thread is seen on waking
+            pass
     except KeyboardInterrupt:
         print()
     server.close()
