@@ -1,3 +1,5 @@
+import asyncio
+import socket
 import subprocess
 import sys
 
@@ -8,7 +10,7 @@ from starlette.testclient import TestClient
 from demo.models import Loader
 from demo.serve.limits import Limits
 from demo.serve.metrics import Metrics
-from demo.serve.server import Late, routes
+from demo.serve.server import Late, listen, routes
 from demo.serve.starting import Later
 
 
@@ -46,3 +48,21 @@ def test_a_chat_that_is_told_to_end_ends_in_order(port):
         assert chat.stdout.readline().startswith("Loupe is at")
         chat.terminate()
         assert chat.wait(60) == 0
+
+
+def test_answers_leave_at_once_and_wait_for_no_earlier_one():
+    async def accepted() -> int:
+        arrived: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def meet(_, writer: asyncio.StreamWriter) -> None:
+            opened = writer.get_extra_info("socket")
+            arrived.set_result(opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        with listen("127.0.0.1", 0) as listening:
+            async with await asyncio.start_server(meet, sock=listening):
+                _, writer = await asyncio.open_connection(*listening.getsockname())
+                writer.close()
+                return await arrived
+
+    assert asyncio.run(accepted())
