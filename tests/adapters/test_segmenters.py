@@ -139,9 +139,9 @@ def test_a_click_takes_the_part_it_lies_on_and_nothing_else(tiny_folder, image, 
     assert torch.equal(found.logits[0] > 0, (two[0] > 0) & (torch.arange(low) < 5))
     assert found.region_masks[0][:10, :10].any()
     assert not found.region_masks[0][20:, 20:].any()
-    height, width = image.shape[:2]
+    corner = SegmentPrompt(((image.shape[1] - 1.0, 1.0, 1),))
     with pytest.raises(RegionError, match="nothing stands out at"):
-        segmenter.segment(embedding, SegmentPrompt(((width - 1.0, 1.0, 1),)))
+        segmenter.segment(embedding, corner)
 
 
 def test_the_embedded_default_says_so_where_nothing_stands():

@@ -58,7 +58,7 @@ def test_the_image_is_healthy_once_the_model_is_ready():
     assert (program, option) == ("python", "-c")
 
     class Answers(BaseHTTPRequestHandler):
-        def do_GET(self):  # noqa: N802
+        def do_GET(self):
             self.send_response(200 if self.path == "/health" else 404)
             self.end_headers()
             self.wfile.write(json.dumps({"status": "ok", "ready": self.server.ready}).encode())
