@@ -68,6 +68,21 @@ def drop_specks(inside: np.ndarray, smallest: int) -> np.ndarray:
     return inside & ~parts.pixels(small) if small.any() else inside
 
 
+def part_at(inside: np.ndarray, x: float, y: float, reach: float) -> np.ndarray | None:
+    """The connected part of bool (H, W) that covers a point or comes within `reach` of it, bool
+    (H, W); of several the nearest. None where none does. In pixels, down and across alike."""
+    rows, columns = np.nonzero(inside)
+    if not len(rows):
+        return None
+    # From the point to the pixel's square.
+    away = np.maximum(np.abs(rows + 0.5 - y), np.abs(columns + 0.5 - x)) - 0.5
+    nearest = away.argmin()
+    if away[nearest] > reach:
+        return None
+    parts = Parts(inside)
+    return parts.pixels(parts.chosen(int(rows[nearest]), int(columns[nearest])))
+
+
 class Parts:
     """The connected parts (8 neighbours) of bool (H, W): `areas` in pixels, by part."""
 
@@ -81,6 +96,12 @@ class Parts:
         self.starts, self.stops = change[::2], change[1::2]
         self.labels = connect(self.starts, self.stops, width + 1)
         self.areas = np.bincount(self.labels, weights=self.stops - self.starts).astype(np.int64)
+
+    def chosen(self, row: int, column: int) -> np.ndarray:
+        """bool (parts,): the one that holds a pixel of the inside."""
+        place = row * (self.shape[1] + 1) + column
+        run = np.searchsorted(self.starts, place, side="right") - 1
+        return np.arange(len(self.areas)) == self.labels[run]
 
     def pixels(self, chosen: np.ndarray) -> np.ndarray:
         """bool (H, W) of the chosen parts; chosen: bool (parts,)."""

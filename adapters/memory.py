@@ -36,6 +36,7 @@ OPTIONS = {
     "int8": "--dtype bf16 --quantize int8",
     "nf4": "--dtype bf16 --quantize nf4",
 }
+CGROUP = Path("/sys/fs/cgroup")
 RAN_OUT = re.compile(r"can't allocate memory|CUDA error: out of memory|MPS backend out of memory")
 
 
@@ -148,10 +149,10 @@ def available(device: str) -> int | None:
             free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         except (AttributeError, ValueError, OSError):
             return None
-    try:  # a container's own limit
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text())
-        room = limit - int((group / "memory.current").read_text())
+    try:  # a container's own limit; files it read lie in its share until the room is wanted
+        limit, used = (int((CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
+        kept = re.search(r"^inactive_file (\d+)$", (CGROUP / "memory.stat").read_text(), re.M)
+        room = limit - used + (int(kept[1]) if kept else 0)
         return room if free is None else min(free, room)
     except (OSError, ValueError):
         return free

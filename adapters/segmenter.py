@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from adapters import everything
-from adapters.components import Cleanup, clean
+from adapters.components import Cleanup, clean, part_at
 from adapters.frozen import Frozen
 from adapters.grow import Side, inside, side
 from adapters.prompts import Prompts
@@ -77,6 +78,9 @@ class PromptableSegmenter(Frozen):
     usual = Everything(  # of everything mode; SAM's
         pred_iou_thresh=0.88, stability_score_thresh=0.95, stability_score_offset=1.0
     )
+    # How near a reading must come to a lone click, in pixels of the low resolution; what of it is
+    # not connected with that part goes. None: readings stay as they are, as SAM's do.
+    click_reach: float | None = None
 
     def __init__(self, model: Any, input_size: int, normalisation: Normalisation) -> None:
         super().__init__()
@@ -165,6 +169,8 @@ class PromptableSegmenter(Frozen):
         if not several:
             order = order[:1]
         logits, scores = logits[order], scores[order]
+        if lone_click and prompt.points[0][2] and self.click_reach is not None:
+            logits, scores = self.at_click(embedding, prompt, logits, scores)
         region_masks = RegionMasks(logits, self.sides(embedding, logits), self.cleanup)
         return Segmentation(region_masks, scores.clamp(0, 1), logits, prompt, warnings)
 
@@ -176,6 +182,26 @@ class PromptableSegmenter(Frozen):
         prompts = Prompts.of(prompt, embedding.scale, self.device, self.dtype, several)
         found, scores = self.decode(embedding, prompts)
         return found[0].float(), scores[0].float()
+
+    def at_click(
+        self, embedding: Embedding, prompt: SegmentPrompt, logits: Tensor, scores: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The readings (m, h, w) that have a part at the click, each without its other parts.
+        Raises RegionError where none has."""
+        x, y, _ = prompt.points[0]
+        across, down = (scale * self.low_size / self.input_size for scale in embedding.scale)
+        kept, places = [], []
+        for place, values in enumerate(logits.cpu().numpy()):
+            part = part_at(values > 0, x * across, y * down, self.click_reach or 0)
+            if part is not None:
+                kept.append(torch.from_numpy(np.where(part, values, -np.abs(values))))
+                places.append(place)
+        if not kept:
+            raise RegionError(
+                f"nothing stands out at ({x:.0f}, {y:.0f}): click on a thing, or draw a box around"
+                " what you mean"
+            )
+        return torch.stack(kept).to(logits.device), scores[places]
 
     def admit(self, prompt: SegmentPrompt) -> tuple[SegmentPrompt, tuple[str, ...]]:
         """The prompt as this model reads it, and what the user should know of it."""

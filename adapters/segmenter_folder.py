@@ -47,6 +47,7 @@ class FolderSegmenter(PromptableSegmenter):
         segmenter = cls(model, cls.normalisation(source, revision))
         own = from_dict(Everything, config.get("everything", {}), f"config.json of {source}")
         segmenter.usual = own.over(cls.usual)
+        segmenter.click_reach = config.get("click_reach")
         return segmenter
 
     @classmethod

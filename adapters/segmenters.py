@@ -40,6 +40,10 @@ class Known:
     licence: str = "Apache-2.0"
     file: str | None = None
 
+    @property
+    def parameters(self) -> int:
+        return round(1e6 * self.millions)
+
 
 KNOWN: dict[str, Known] = {
     "sam-vit-b": Known("sam", "facebook/sam-vit-base", 94, "the first SAM", 22),
@@ -140,9 +144,14 @@ def save_segmenter(segmenter: Any, folder: Path) -> None:
         (folder / "preprocessor_config.json").write_text(json.dumps(values, indent=2) + "\n")
 
 
+def best_name(device: str | torch.device) -> str:
+    """The default, where it can be had."""
+    return "sam2.1-tiny" if torch.device(device).type == "cpu" else "sam2.1-base-plus"
+
+
 def default_name(device: str | torch.device) -> str:
     """The best default that can be had here."""
-    name = "sam2.1-tiny" if torch.device(device).type == "cpu" else "sam2.1-base-plus"
+    name = best_name(device)
     return name if available(KNOWN[name].hub) else "embedded"
 
 

@@ -8,17 +8,19 @@ import json
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from adapters.memory import Count
     from qformer.assistant import Assistant
     from qformer.contracts import LoupeError
 
 log = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"
+HEADER = 10**7  # bytes of the longest list that is looked through
 
 
 @dataclass(frozen=True)
@@ -36,30 +38,35 @@ class Chooser:
 
     def choices(self) -> dict[str, Any]:
         """The list, as the page shows it: {"model", "suits", "licence", "memory"} each, the memory
-        in bytes by precision; and the bytes that are free, None where nothing tells."""
+        in bytes by precision; and the bytes that are free, None where nothing tells. A model's
+        memory is without its segmenter; "segmenter" is the one it gets where none is chosen, None
+        where that is part of the model."""
         from adapters.catalogue import CATALOGUE
-        from adapters.memory import PRECISIONS, available
+        from adapters.memory import PRECISIONS, Count, available
         from adapters.segmenters import KNOWN
 
-        weights = Path(__file__).parents[1] / "adapters" / "embedded"
-        own = sum(file.stat().st_size for file in weights.rglob("*") if file.is_file())
-        models: list[dict[str, Any]] = [{
-            "model": EMBEDDED, "suits": "painted scenes; nothing to download",
-            "licence": "Apache-2.0", "memory": dict.fromkeys(PRECISIONS, 2 * own),
-        }]  # fmt: skip
-        for listed in CATALOGUE:
-            if listed.answers:  # the others only compare
-                needs = {name: listed.whole.needed(*how) for name, how in PRECISIONS.items()}
-                models.append({"model": listed.model, "suits": listed.suits,
-                               "licence": listed.licence, "memory": needs})  # fmt: skip
+        def row(name: str, suits: str, licence: str, count: Count) -> dict[str, Any]:
+            needs = {precision: count.needed(*how) for precision, how in PRECISIONS.items()}
+            return {"model": name, "suits": suits, "licence": licence, "memory": needs}
+
+        suits = "painted scenes; nothing to download"
+        models = [row(EMBEDDED, suits, "Apache-2.0", embedded_count()) | {"segmenter": None}]
+        for one in CATALOGUE:
+            if one.answers:  # the others only compare
+                made = row(one.model, one.suits, one.licence, one.whole)
+                models.append(made | {"segmenter": self._own_segmenter()})
         segmenters = [
-            {"model": name, "suits": known.says, "licence": known.licence,
-             "memory": {precision: round(1e6 * known.millions * dtype.itemsize)
-                        for precision, (dtype, _) in PRECISIONS.items()}}
+            row(name, known.says, known.licence, Count(frozen=known.parameters))
             for name, known in KNOWN.items()
-        ]  # fmt: skip
+        ]
         free = None if self.device is None else available(self.device)
         return {"models": models, "segmenters": segmenters, "free": free}
+
+    def _own_segmenter(self) -> str:
+        """What a published model gets, which has none."""
+        from adapters.segmenters import best_name
+
+        return best_name(self.device or "cuda")
 
     def check(self, model: str, segmenter: str | None, precision: str) -> None:
         """Raises LoupeError for what is not offered (strangers choose from the list alone), and,
@@ -69,29 +76,64 @@ class Chooser:
         from adapters.segmenters import KNOWN
         from qformer.contracts import LoupeError
 
-        models = {listed.model: listed for listed in CATALOGUE if listed.answers}
-        if model not in {EMBEDDED, *models} or segmenter not in {None, *KNOWN}:
+        models = {listed.model: listed.whole for listed in CATALOGUE if listed.answers}
+        models[EMBEDDED] = embedded_count()
+        if model not in models or segmenter not in {None, *KNOWN}:
             raise LoupeError("this model is not on the list: choose one of those shown")
-        if model in models and self.device is not None:
-            dtype, quantize = PRECISIONS[precision]
+        if self.device is None:
+            return
+        count, what = models[model], f"{model} with {segmenter}" if segmenter else model
+        if model == EMBEDDED:  # in float32, whatever the others are held in
+            more = {"bridge": count.bridge + (KNOWN[segmenter].parameters if segmenter else 0)}
+            precision, smaller = "fp32", {}
+        else:
+            own = KNOWN[segmenter or self._own_segmenter()].parameters
+            more = {"frozen": count.frozen + own}
             smaller = {name: name for name in PRECISIONS if name != "fp32"}
-            place = Placement(self.device, quantize)
-            check(model, models[model].whole, dtype, place, smaller)
+        dtype, quantize = PRECISIONS[precision]
+        check(what, replace(count, **more), dtype, Placement(self.device, quantize), smaller)
+
+
+def embedded_count() -> Count:
+    """Of the embedded default, segmenter and all: its files hold halves, of which it makes float32
+    as a bridge is held in."""
+    from adapters.memory import Count
+
+    weights = Path(__file__).parents[1] / "adapters" / "embedded"
+    size = sum(file.stat().st_size for file in weights.rglob("*.safetensors"))
+    return Count(bridge=size // 2)
 
 
 def fetched(model: str) -> tuple[int, int | None]:
-    """Bytes of a hub model that this machine has by now, and of its weights in all where it has
-    been told (models of one file do not say)."""
+    """Bytes of a hub model that this machine has by now, and of its weights in all where that has
+    been told: by the index of several files, or by the first bytes of one."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     folder = Path(HF_HUB_CACHE) / f"models--{model.replace('/', '--')}"
-    here = sum(file.stat().st_size for file in folder.glob("blobs/*") if file.is_file())
+    sizes = {file: file.stat().st_size for file in folder.glob("blobs/*") if file.is_file()}
+    here = sum(sizes.values())
     for index in folder.glob("snapshots/*/*.safetensors.index.json"):
         try:
             return here, int(json.loads(index.read_text())["metadata"]["total_size"])
         except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return here, None
+            return here, None
+    told = {file: whole for file in sizes if (whole := promised(file)) is not None}
+    return here, sum((sizes | told).values()) if told else None
+
+
+def promised(file: Path) -> int | None:
+    """Bytes that a file of weights, begun to be fetched, will have in the end; None for others. It
+    begins with a list of what it holds and where (safetensors, "Format")."""
+    try:
+        with file.open("rb") as begun:
+            length = int.from_bytes(begun.read(8), "little")
+            if not 2 <= length <= HEADER:
+                return None
+            listed = json.loads(begun.read(length))
+        ends = [one["data_offsets"][1] for name, one in listed.items() if name != "__metadata__"]
+        return 8 + length + max(map(int, ends))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return None
 
 
 class Loader:

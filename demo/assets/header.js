@@ -52,11 +52,14 @@ function list(next) {
   mark();
 }
 
-// What each needs in the precision that is chosen; what is more than there is stands back.
+// What each needs in the precision that is chosen, with its segmenter; what is more than there is
+// stands back. The model that has a segmenter of its own, the embedded one, is never made smaller.
 function weigh() {
   choices.models.forEach((one, place) => {
     const row = dialog.querySelectorAll('.lh-model')[place];
-    const needed = one.memory[precision.value];
+    const held = one.segmenter ? precision.value : 'fp32';
+    const beside = choices.segmenters.find(({ model }) => model === (segmenter.value || one.segmenter));
+    const needed = one.memory[held] + (beside ? beside.memory[held] : 0);
     const tooLarge = choices.free !== null && needed > choices.free;
     row.classList.toggle('large', tooLarge);
     row.querySelector('.lh-memory').replaceChildren(gigabytes(needed), ...(tooLarge ? [make('small', '', 'too large')] : []));
@@ -75,7 +78,7 @@ function mark() {
   weigh();
 }
 
-precision.onchange = weigh;
+precision.onchange = segmenter.onchange = weigh;
 choose.onclick = () => {
   mark();
   dialog.showModal();

@@ -16,6 +16,7 @@ function work(operation) {
   if (state.busy) return;
   state = { ...state, busy: true };
   follows = true;
+  fetches = getComputedStyle(log).overflowY === 'visible';
   busy();
   trigger('work', operation);
 }
@@ -33,7 +34,12 @@ on('looked', (found) => {
 
 // The end stays in sight, unless somebody reads further up.
 let follows = true;
-const toEnd = () => { if (follows) log.scrollTop = log.scrollHeight; };
+let fetches = false; // on a phone, where the page scrolls as a whole, only to what was just asked
+const toEnd = () => {
+  if (follows) log.scrollTop = log.scrollHeight;
+  if (fetches) log.lastElementChild.scrollIntoView({ block: 'nearest' });
+};
+for (const moved of ['wheel', 'touchmove']) document.addEventListener(moved, () => { fetches = false; }, { passive: true });
 log.onscroll = () => { follows = log.scrollHeight - log.scrollTop - log.clientHeight < 80; };
 log.addEventListener('load', toEnd, true); // a snapshot has got its size
 new ResizeObserver(toEnd).observe(log);
@@ -57,6 +63,7 @@ function show() {
   const wanted = nodes.length ? nodes : [blank];
   if (wanted.length !== log.children.length || wanted.some((node, i) => log.children[i] !== node)) log.replaceChildren(...wanted);
   toEnd();
+  fetches = fetches && state.busy;
   find('.lt-note').textContent = state.note || '';
   if (state.kept) box.value = box.value || state.kept;
   about();

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -52,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.hash_password:
         return hash_password()
+    # Ended like Ctrl-C. Process 1 of a container would not even hear it otherwise.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     from demo.serve.auth import Logins
     from demo.serve.limits import Limits
 
@@ -70,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     print(f"Loupe is at {server.local_url} (Ctrl-C ends it)", flush=True)
     try:
-        threading.Event().wait()
+        while not threading.Event().wait(1):  # a signal that met another thread is seen on waking
+            pass
     except KeyboardInterrupt:
         print()
     server.close()

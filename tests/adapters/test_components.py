@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from adapters.components import Cleanup, Parts, clean, drop_specks, fill_holes
+from adapters.components import Cleanup, Parts, clean, drop_specks, fill_holes, part_at
 from qformer.contracts import LoupeError
 
 
@@ -81,3 +81,23 @@ def test_cleaning_around_the_region_is_cleaning_the_picture():
         whole = drop_specks(fill_holes(noise, holes), specks)
         cleaned = clean(torch.from_numpy(noise), Cleanup(holes, specks))
         assert (cleaned.numpy() == whole).all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_part_at_a_point_is_the_nearest_one_within_reach(seed):
+    random = np.random.default_rng(seed)
+    inside = random.random(random.integers(2, 15, 2)) < 0.3
+    x, y = random.random(2) * inside.shape[::-1]
+    parts, away = Parts(inside), []
+    for number in range(len(parts.areas)):
+        rows, columns = np.nonzero(parts.pixels(np.arange(len(parts.areas)) == number))
+        across = np.maximum(np.abs(columns + 0.5 - x), np.abs(rows + 0.5 - y)) - 0.5
+        away.append(across.min())
+    if not away:
+        assert part_at(inside, x, y, 99) is None
+        return
+    found = part_at(inside, x, y, min(away))
+    assert flood(found) == [found.sum()]
+    assert (found <= inside).all()
+    assert found.sum() in parts.areas[np.isclose(away, min(away))]
+    assert part_at(inside, x, y, min(away) - 0.01) is None

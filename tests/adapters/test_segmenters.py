@@ -122,3 +122,34 @@ def test_pictures_of_extreme_shape_are_encoded_and_clicked(tiny_folder, size):
     edge = SegmentPrompt(((size[1] - 1.0, size[0] - 1.0, 1), (0.0, 0.0, 1)))
     (region_mask,) = segmenter.segment(embedding, edge).region_masks
     assert region_mask.shape == size
+
+
+def test_a_click_takes_the_part_it_lies_on_and_nothing_else(tiny_folder, image, monkeypatch):
+    segmenter = open_segmenter(tiny_folder("sam"))
+    embedding, low = segmenter.encode(image), segmenter.low_size
+    two = torch.full((2, low, low), -3.0)
+    two[:, 1:4, 1:4] = two[:, -4:-1, -4:-1] = 5.0
+    two[1, :5, :5] = -3.0  # the second reading lacks the first part
+    monkeypatch.setattr(segmenter, "asked", lambda *_: (two, torch.tensor([0.4, 0.9])))
+    as_it_is = segmenter.segment(embedding, SegmentPrompt(((3.0, 3.0, 1),)))
+    assert torch.equal(as_it_is.logits, two.flip(0))
+    segmenter.click_reach = 1
+    found = segmenter.segment(embedding, SegmentPrompt(((3.0, 3.0, 1),)))
+    assert found.scores.tolist() == pytest.approx([0.4])
+    assert torch.equal(found.logits[0] > 0, (two[0] > 0) & (torch.arange(low) < 5))
+    assert found.region_masks[0][:10, :10].any()
+    assert not found.region_masks[0][20:, 20:].any()
+    corner = SegmentPrompt(((image.shape[1] - 1.0, 1.0, 1),))
+    with pytest.raises(RegionError, match="nothing stands out at"):
+        segmenter.segment(embedding, corner)
+
+
+def test_the_embedded_default_says_so_where_nothing_stands():
+    segmenter = open_segmenter("embedded")
+    picture = torch.full((120, 160, 3), 190, dtype=torch.uint8)
+    picture[40:70, 30:60] = torch.tensor([200, 30, 30], dtype=torch.uint8)
+    embedding = segmenter.encode(picture)
+    found = segmenter.segment(embedding, SegmentPrompt(((45.0, 55.0, 1),)))
+    assert found.region_masks[0][55, 45]
+    with pytest.raises(RegionError, match="nothing stands out at"):
+        segmenter.segment(embedding, SegmentPrompt(((130.0, 100.0, 1),)))

@@ -328,6 +328,27 @@ def test_nothing_is_cut_off_at_any_width(visit, tiny_assistant, noise, width):
     assert visitor.complaints == []
 
 
+def test_on_a_phone_the_writing_line_and_the_answer_stay_in_sight(visit, tiny_assistant, noise):
+    visitor = visit(lambda: tiny_assistant, width=390, height=844, has_touch=True)
+    visitor.choose()
+    line, picture = visitor.page.locator(".lt-ask"), visitor.page.locator(".lc canvas")
+
+    def sides(part):
+        box = part.bounding_box()
+        return box["y"], box["y"] + box["height"]
+
+    assert sides(picture)[0] > 0
+    assert sides(line)[1] <= 844
+    for _ in range(2):
+        visitor.ask("what is this?")
+        top, bottom = sides(visitor.page.locator(".lt-entry.answer .lt-bubble").last)
+        assert 0 <= top < bottom <= sides(line)[0]
+    visitor.page.evaluate("scrollTo(0, 0)")
+    visitor.tool("point")
+    visitor.click(0.5, 0.5)
+    assert visitor.page.evaluate("scrollY") == 0  # nothing was asked
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_axe_finds_nothing(visit, tiny_assistant, noise, scheme, width):

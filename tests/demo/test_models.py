@@ -7,6 +7,7 @@ import weakref
 import pytest
 import torch
 from caller import Caller
+from safetensors.torch import save_file
 
 from adapters.build import build
 from adapters.catalogue import CATALOGUE
@@ -14,7 +15,7 @@ from adapters.memory import PRECISIONS
 from demo.app import ASSETS
 from demo.events import MODELS
 from demo.handlers import Chat
-from demo.models import Chooser, Loader
+from demo.models import Chooser, Loader, fetched
 from demo.page import header
 from demo.serve.worker import Worker, take_turns
 from qformer.contracts import LoupeError
@@ -124,8 +125,9 @@ def test_the_list_says_what_each_model_needs_in_each_precision(monkeypatch):
     told = Chooser(lambda *named: None, device="cuda").choices()
     assert told["free"] == free["cuda"]
     own, *others = told["models"]
-    assert own["model"] == "embedded"
-    assert 0 < own["memory"]["fp32"] < 10**8
+    assert (own["model"], own["segmenter"]) == ("embedded", None)
+    assert 0 < own["memory"]["fp32"] == own["memory"]["nf4"] < 10**8
+    assert {one["segmenter"] for one in others} == {"sam2.1-base-plus"}  # on a GPU
     assert {one["model"] for one in others} == {one.model for one in CATALOGUE if one.answers}
     for one in (*others, *told["segmenters"]):
         assert list(one["memory"]) == list(PRECISIONS)
@@ -167,6 +169,28 @@ def test_a_model_that_does_not_fit_is_said_before_it_is_fetched(
     assert re.search(says, shown["note"])
     assert (shown["state"], shown["text"]) == ("ready", "tiny")
     assert chat.loader.loading is None
+
+
+@pytest.mark.parametrize(
+    ("model", "segmenter", "needs", "smaller"),
+    [
+        ("Salesforce/blip2-opt-2.7b", None, r"16\.3 GB in fp32", "bf16"),  # SAM 2.1's 0.2 with it
+        ("Salesforce/blip2-opt-2.7b", "sam-vit-h", r"18\.9 GB in fp32", "bf16"),
+        ("embedded", "sam-vit-h", r"2\.8 GB in fp32", "smaller model"),
+    ],
+)
+def test_what_a_model_needs_is_counted_with_its_segmenter(
+    monkeypatch, model, segmenter, needs, smaller
+):
+    chooser = Chooser(lambda *named: None)
+    wants = float(re.search(r"[\d.]+", needs.replace("\\", ""))[0]) * 1e9
+    monkeypatch.setattr("adapters.memory.available", lambda device: int(wants * 0.99))
+    with pytest.raises(LoupeError, match=needs) as refused:
+        chooser.check(model, segmenter, "fp32")
+    assert smaller in str(refused.value)
+    assert (segmenter or model) in str(refused.value)
+    monkeypatch.setattr("adapters.memory.available", lambda device: int(wants * 1.01))
+    chooser.check(model, segmenter, "fp32")
 
 
 def test_memory_that_runs_out_while_a_model_is_read_leaves_the_old_one(
@@ -238,6 +262,22 @@ def test_the_header_tells_how_much_has_been_fetched(tiny_assistant, tmp_path, mo
     arrives.set()
     *_, last = states
     assert (last["state"], last["text"]) == ("ready", "blip2-opt-2.7b")
+
+
+def test_a_model_of_one_file_says_how_much_there_is_as_soon_as_it_has_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    blobs = tmp_path / "models--a--b" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "tokenizer").write_text('{"model": 1}')
+    save_file({"one": torch.zeros(40, 50), "two": torch.zeros(7)}, tmp_path / "whole", {"by": "me"})
+    whole = (tmp_path / "whole").read_bytes()
+    others = (blobs / "tokenizer").stat().st_size
+    for come in (0, 5, 20):  # not even the list of what it holds
+        (blobs / "x.incomplete").write_bytes(whole[:come])
+        assert fetched("a/b") == (others + come, None)
+    for come in (1000, len(whole)):
+        (blobs / "x.incomplete").write_bytes(whole[:come])
+        assert fetched("a/b") == (others + come, others + len(whole))
 
 
 def test_a_hub_model_named_at_the_start_shows_its_progress_too(tmp_path, monkeypatch):

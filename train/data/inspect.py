@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
     sources, wording = wanted(arguments, parser)
     tally = Tally()
-    found = examine(sources, tally, arguments.open)
+    found = examine(sources, tally, arguments.open, wording)
     if arguments.json:
         print(json.dumps({**asdict(found), "bad": tally.bad, "reasons": dict(tally.reasons)}))
     else:
@@ -95,32 +95,46 @@ def wording_of(model: str, recipe: Any = None) -> Wording | None:
     config = load_config(folder)
     words = Words(locate(folder, config.language.path), config.language.revision)
     tokenizer = config.tokenizer and open_tokenizer(locate(folder, config.tokenizer.path))
-    prompt = recipe.prompt if recipe is not None and recipe.prompt else config.prompt
-    return Wording(prompt, config.bridge, words, tokenizer)
+    prompt, bridge, notes = config.prompt, config.bridge, False
+    if recipe is not None:
+        prompt, notes = recipe.prompt or prompt, recipe.notes is not None
+        queries = recipe.start.queries or bridge.qformer.num_queries
+        bridge = replace(bridge, qformer=replace(bridge.qformer, num_queries=queries))
+    return Wording(prompt, bridge, words, tokenizer, notes)
 
 
 @dataclass
 class Found:
-    """What a data set holds. opened: pictures that were loaded and whose regions were drawn."""
+    """What a data set holds. noted: questions with notes. opened: pictures that were loaded and
+    whose regions were drawn."""
 
     samples: int = 0
     pictures: int = 0
     captions: int = 0
     questions: int = 0
+    noted: int = 0
     dialogues: int = 0
     regions: int = 0
     opened: int = 0
     longest: int = 0  # words of an answer
 
 
-def examine(sources: Sequence[DataConfig], tally: Tally, most: int) -> Found:
-    """Read everything; open `most` pictures, spread over all, or all for 0."""
+def examine(
+    sources: Sequence[DataConfig], tally: Tally, most: int, wording: Wording | None = None
+) -> Found:
+    """Read everything; open `most` pictures, spread over all, or all for 0. wording: of a recipe;
+    where it learns notes, they must fit."""
     found, shown, drawn = Found(), time.time(), []
     keys: set[str] = set()
     for source in sources:
         samples = []
         for sample in read(source, tally):
             count(found, sample, keys)
+            if wording is not None and wording.notes:
+                for number, turn in enumerate(sample.turns):
+                    with tally.use(sample.id):
+                        if turn.notes:
+                            wording.ask(sample, number)
             if source.format in STREAMED:  # its picture is here now, and is not kept
                 if not most or found.opened < most:
                     found.opened += 1
@@ -148,6 +162,7 @@ def count(found: Found, sample: Sample, keys: set[str]) -> None:
     for turn in sample.turns:
         found.questions += bool(turn.question)
         found.captions += not turn.question
+        found.noted += bool(turn.notes)
         found.longest = max(found.longest, *(len(answer.split()) for answer in turn.answers))
 
 
@@ -161,10 +176,11 @@ def look(picture: Picture, samples: Sequence[Sample], tally: Tally) -> None:
 
 
 def report(found: Found, tally: Tally) -> list[str]:
+    noted = f"; {found.noted} questions have notes" if found.noted else ""
     lines = [
         f"{found.samples} samples of {found.pictures} pictures: {found.captions} captions, "
         f"{found.questions} questions, {found.dialogues} dialogues, {found.regions} regions",
-        f"the longest answer has {found.longest} words; {found.opened} pictures were opened",
+        f"the longest answer has {found.longest} words{noted}; {found.opened} pictures were opened",
         "nothing is bad" if not tally.bad else f"{tally.bad} bad:",
     ]
     for reason, times in tally.reasons.most_common():
@@ -211,12 +227,14 @@ def shown(sample: Sample, wording: Wording | None) -> Shown:
     image = sample.picture.load()
     size = (image.shape[0], image.shape[1])
     lines = []
-    for number in range(min(6, len(sample.turns))):
+    for number, turn in enumerate(sample.turns[:6]):
         if wording is None:
-            turn = sample.turns[number]
             lines.append(f"{mark(turn.question)} {mark(turn.answers[0], 'learned')}")
         else:
             lines.append(spell(wording.ask(sample, number), wording))
+        if turn.notes:
+            taught = wording is not None and wording.notes
+            lines.append(f"notes: {mark(turn.notes, 'learned' if taught else '')}")
     used = dict.fromkeys(a for turn in sample.turns[:6] for a in turn.areas)
     regions = [sample.areas[area].region_mask(size) for area in used]
     return Shown(f"{sample.id} · {sample.picture.key}", image, regions, lines)

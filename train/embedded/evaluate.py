@@ -213,7 +213,11 @@ class Clicks:
             nearest = int(((xs - xs.mean()) ** 2 + (ys - ys.mean()) ** 2).argmin())
             x, y = float(xs[nearest]), float(ys[nearest])
             box = (float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1))
-            clicked = self.view.segment(points=[(x, y, 1)]).region_masks[0]
+            try:
+                clicked = self.view.segment(points=[(x, y, 1)]).region_masks[0]
+            except RegionError:  # nothing was found
+                self.overlaps.setdefault(f"click, {self.kind}", []).append(0.0)
+                raise
             boxed = self.view.segment(box=box).region_masks[0]
             self.overlaps.setdefault(f"click, {self.kind}", []).append(iou(clicked.numpy(), mask))
             self.overlaps.setdefault(f"box, {self.kind}", []).append(iou(boxed.numpy(), mask))

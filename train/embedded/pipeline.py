@@ -33,7 +33,7 @@ from train.embedded.config import EmbeddedConfig
 from train.embedded.evaluate import ask_all, evaluate, reached
 from train.embedded.language import LanguageStage, train_tokenizer
 from train.embedded.pool import Pool
-from train.embedded.segmenter import EVERYTHING, MEAN, STD, SegmenterStage
+from train.embedded.segmenter import CLICK_REACH, EVERYTHING, MEAN, STD, SegmenterStage
 from train.embedded.stages import Stage1Stage, Stage2Stage
 from train.embedded.vision import VisionStage
 from train.loop import LoopConfig, fit
@@ -124,7 +124,7 @@ class Pipeline:
         )
         stage = SegmenterStage(model, settings.loop.batch, settings.prompts)
         self._fit("segmenter", stage, settings.loop)
-        model.config.everything = EVERYTHING
+        model.config.everything, model.config.click_reach = EVERYTHING, CLICK_REACH
         mean, std = ([v / 255 for v in values] for values in (MEAN, STD))
         size = {"size": {"longest_edge": side}, "pad_size": {"height": side, "width": side}}
         save_frozen(model, self.parts / "segmenter", {"image_mean": mean, "image_std": std, **size})

@@ -20,6 +20,11 @@ from train.scenes.scene import sample_scene
 EVERYTHING = {
     "pred_iou_thresh": 0.8, "stability_score_thresh": 0.9, "stability_score_offset": 0.5
 }  # fmt: skip
+# Pixels of its 96 a side between a click and what is meant. It has learned clicks on things alone:
+# of one on the bare ground it makes bits of things elsewhere, and to a thing it may add such a bit.
+# On 70 painted scenes this refuses 201 of 210 clicks on the ground and none of 524 on things, whose
+# mean IoU goes from .888 to .898.
+CLICK_REACH = 2
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 

@@ -1,8 +1,13 @@
 """What can be said of the container without building it."""
 
+import json
 import re
+import subprocess
+import sys
 import tomllib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -30,11 +35,44 @@ def test_the_image_is_given_all_that_the_package_needs():
     assert set(let_in) == copied
 
 
-def test_the_image_does_not_run_as_root_and_says_how_it_is():
+def test_the_image_installs_extras_that_exist():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (named,) = re.findall(r'"\.\[([\w,]+)\]"', DOCKERFILE)
+    assert "demo" in named.split(",")
+    assert set(named.split(",")) <= set(project["optional-dependencies"])
+
+
+def test_the_image_does_not_run_as_root_and_starts_a_chat_that_others_reach():
     assert instructions("USER") == ["loupe"]
+    program, *words = json.loads(instructions("ENTRYPOINT")[0])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert program in project["scripts"]
+    args = parse(words)
+    assert (args.command, args.host) == ("chat", "0.0.0.0")
+    assert instructions("EXPOSE") == [str(args.port)]
+
+
+def test_the_image_is_healthy_once_the_model_is_ready():
     (check,) = instructions("HEALTHCHECK")
-    assert "/health" in check
-    assert instructions("ENTRYPOINT")[0].startswith('["loupe", "chat"')
+    program, option, code = json.loads(check.partition(" CMD ")[2])
+    assert (program, option) == ("python", "-c")
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if self.path == "/health" else 404)
+            self.end_headers()
+            self.wfile.write(json.dumps({"status": "ok", "ready": self.server.ready}).encode())
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        Thread(target=server.serve_forever).start()
+        asks = code.replace("127.0.0.1:7860", f"127.0.0.1:{server.server_port}")
+        assert asks != code
+        for server.ready, status in ((False, 1), (True, 0)):
+            assert subprocess.run([sys.executable, option, asks]).returncode == status
+        server.shutdown()
 
 
 def test_the_compose_file_starts_what_is_built_with_options_that_exist():

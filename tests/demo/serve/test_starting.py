@@ -1,5 +1,6 @@
 import asyncio
 import socket
+import subprocess
 import sys
 
 import pytest
@@ -37,6 +38,16 @@ def test_who_asks_whether_the_model_is_ready_need_not_wait_for_the_pages_head_st
         client.get("/health")
         assert loader.settled(10)
         assert client.get("/health").json() == {"status": "ok", "ready": True}
+
+
+def test_a_chat_that_is_told_to_end_ends_in_order(port):
+    """As by `docker stop`: a status of -15 would mean that it was cut down, or, as a container's
+    first process, that it had not heard."""
+    command = [sys.executable, "-m", "demo.cli", "chat", "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as chat:
+        assert chat.stdout.readline().startswith("Loupe is at")
+        chat.terminate()
+        assert chat.wait(60) == 0
 
 
 def test_answers_leave_at_once_and_wait_for_no_earlier_one():

@@ -58,6 +58,41 @@ def test_a_recipe_is_looked_at_as_it_words_its_data(recipe_of, tmp_path, capsys)
     assert "picture ×4" in page.read_text()
 
 
+def test_notes_are_counted_shown_and_green_where_the_recipe_learns_them(
+    recipe_of, little_data, tmp_path, capsys
+):
+    page, file = tmp_path / "look.html", tmp_path / "recipe.toml"
+    recipe_of("instruct")
+    plain = file.read_text()
+    assert main(["check", str(file), "--page", str(page)]) == 0
+    assert "; 12 questions have notes;" in capsys.readouterr().out
+    assert '<div class="turn">notes: green</div>' in page.read_text()
+    file.write_text(plain + "[notes]\n")
+    assert main(["check", str(file), "--page", str(page)]) == 0
+    assert 'notes: <span class="learned">green</span>' in page.read_text()
+
+
+def test_notes_that_do_not_fit_are_bad_unless_the_recipe_gives_more_soft_tokens(
+    recipe_of, little_data, tmp_path, capsys
+):
+    file, words = tmp_path / "recipe.toml", " ".join(["red"] * 20)
+    rows = [json.loads(line) for line in (little_data / "data.jsonl").read_text().splitlines()]
+    long = tmp_path / "long.jsonl"
+    lines = [json.dumps({**row, "notes": words} if "notes" in row else row) for row in rows]
+    long.write_text("\n".join(lines))
+    recipe_of("instruct")
+    plain = file.read_text().replace(
+        f'path = "{little_data}"', f'path = "{long}"\nimages = "{little_data / "images"}"'
+    )
+    file.write_text(plain + "[notes]\n")
+    assert main(["check", str(file), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["bad"], told["noted"]) == (12, 12)
+    assert "set start.queries" in next(iter(told["reasons"]))
+    file.write_text(plain.replace("[start]", "[start]\nqueries = 80") + "[notes]\n")
+    assert main(["check", str(file), "--json"]) == 0
+
+
 def test_wrong_calls_are_answered_in_one_line(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["check", "folder"])
