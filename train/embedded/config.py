@@ -64,9 +64,9 @@ class EmbeddedConfig:
     prompt: PromptConfig
     decoding: Decoding
     stage1: LoopConfig
+    notes: NotesConfig
     stage2: LoopConfig
     domain: str
-    notes: NotesConfig = NotesConfig()
     seed: int = 0
     pictures: int = 8000
     passes: int = 22

@@ -328,7 +328,8 @@ def test_notes_alone_come_first_and_do_without_the_language_model(stage, monkeyp
     monkeypatch.setattr(stage, "notes", NotesConfig(alone=0.4))
     alone = stage.losses(stage.batch(np.random.default_rng(0), 0.3))
     both = stage.losses(stage.batch(np.random.default_rng(0), 0.4))
-    assert set(alone) == {"notes"} and set(both) == {"answer", "notes"}
+    assert set(alone) == {"notes"}
+    assert set(both) == {"answer", "notes"}
 
 
 def test_the_scaffold_of_notes_is_gone_at_the_end(stage):
