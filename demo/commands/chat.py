@@ -71,8 +71,8 @@ def run(args: argparse.Namespace) -> int:
         lambda: common.assistant_of(args), title, args.host, args.port, logins, limits,
         args.public_url, args.open, args.corrections, chooser_of(args) if logins is None else None,
     )  # fmt: skip
-    print(f"Loupe is at {server.local_url} (Ctrl-C ends it)", flush=True)
     try:
+        print(f"Loupe is at {server.local_url} (Ctrl-C ends it)", flush=True)
         while not threading.Event().wait(1):  # a signal that met another thread is seen on waking
             pass
     except KeyboardInterrupt:
