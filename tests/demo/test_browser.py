@@ -73,7 +73,7 @@ def test_an_answer_is_stopped_and_tried_again(visitor, tiny_assistant, monkeypat
         visitor.page.click(".lt-ask [data-act=stop]")
         visitor.page.wait_for_selector(".lt-entry.stopped")
     visitor.page.click("[aria-label='Try again']")
-    visitor.page.wait_for_selector(".lt-entry.done")
+    visitor.page.wait_for_selector(".lt-entry.answer.done")
     assert len(visitor.answers()) == 1
     assert visitor.page.locator(".lt-tags").count() == 0  # not by chance: it was not done before
 
