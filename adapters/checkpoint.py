@@ -134,7 +134,10 @@ def check_weights(
     absent: tuple[str, ...] = (),
 ) -> tuple[Bridge, Stage1 | None]:
     """The empty modules that `weights` fit; arguments and errors as for trained_of."""
-    with torch.device("meta"):  # no time is spent on weights that are replaced at once
+    from transformers.initialization import no_init_weights
+
+    # No time is spent on weights that are replaced at once.
+    with torch.device("meta"), no_init_weights():
         bridge = Bridge(config)
     stage1 = Stage1(bridge.qformer) if heads else None
     known = bridge.state_dict() | (stage1.state_dict() if stage1 else {})

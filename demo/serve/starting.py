@@ -1,4 +1,5 @@
-"""A start that nobody waits for: gradio in a third of its time, and no rest in between."""
+"""A start that nobody waits for: gradio and transformers in a third of their time, and no rest in
+between."""
 
 from __future__ import annotations
 
@@ -67,11 +68,40 @@ def one_app() -> Iterator[None]:
         App.create_app = staticmethod(made)  # type: ignore[method-assign]
 
 
-class Later(ModuleType):
-    """A module that is imported when something of it is first asked for."""
+@contextmanager
+def lean_models() -> Iterator[None]:
+    """Around the first loading of a model that is to answer: a third of it is not for us.
 
-    def __init__(self, name: str):
+    transformers imports what shares a model among machines, and torch's compiler, to tell it what
+    to leave alone. Who answers does neither, so that nothing need be told; who asks for more of the
+    compiler gets it.
+    """
+    import torch.distributed
+
+    unmarked = Later(
+        "torch._dynamo", disable=same, assume_constant_result=same, allow_in_graph=same
+    )
+    sys.modules.setdefault("torch._dynamo", unmarked)
+    available = torch.distributed.is_available
+    torch.distributed.is_available = lambda: False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.distributed.is_available = available
+
+
+def same(function: Any = None, *args: Any, **named: Any) -> Any:
+    """In place of a mark on a function: the function, or what marks one."""
+    return same if function is None else function
+
+
+class Later(ModuleType):
+    """A module that is imported when something of it is first asked for, other than what is
+    known."""
+
+    def __init__(self, name: str, **known: Any):
         super().__init__(name)
+        vars(self).update(known)
         self.__spec__ = find_spec(name)
         self.__path__ = self.__spec__.submodule_search_locations  # its parts can be imported, too
 

@@ -66,3 +66,22 @@ def test_answers_leave_at_once_and_wait_for_no_earlier_one():
                 return await arrived
 
     assert asyncio.run(accepted())
+
+
+def test_a_chat_loads_its_model_without_what_compiles_and_what_shares_models():
+    """In a process of its own: nothing else has imported them there."""
+    code = """
+import sys, torch
+from demo.serve.starting import lean_models
+with lean_models():
+    from adapters.build import build
+    assistant = build("embedded")
+view = assistant.encode(torch.zeros(64, 64, 3, dtype=torch.uint8))
+view.ask("what is in the picture?", [view.region(torch.ones(64, 64, dtype=torch.bool))])
+spared = "torch._dynamo.symbolic_convert", "torch._inductor", "torch.distributed.tensor"
+print([name for name in spared if name in sys.modules], torch.distributed.is_available())
+from torch._dynamo import explain
+print(spared[0] in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["[] True", "True"], done.stderr
