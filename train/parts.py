@@ -37,6 +37,7 @@ from train.recipe import Recipe
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NEW = ("region_upgrade.", "language_projection.", "familiarity.")  # may be missing at the start
 LEFT = (*NEW, "stage1.")  # may be left over
+LAYERS = "qformer.layers."
 PER_QUERY = ("qformer.query_tokens", "region_upgrade.delta")  # (1, queries, width) each
 
 
@@ -191,7 +192,8 @@ def fitting_bridge(recipe: Recipe, old: Bridge | None, vision, language, tokeniz
     if language is not None:
         scale_projection(bridge, language)
     if old is not None:
-        take_over(bridge, with_queries(old.state_dict(), config.qformer.num_queries))
+        state = with_queries(old.state_dict(), config.qformer.num_queries)
+        take_over(bridge, shrunk(state, recipe.start.shrink))
     return bridge
 
 
@@ -226,6 +228,12 @@ def with_queries(state: dict[str, Tensor], count: int) -> dict[str, Tensor]:
     new = grown["qformer.query_tokens"][:, old.shape[1] :]
     new += old.std() * torch.randn_like(new)
     return state | grown
+
+
+def shrunk(state: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """A bridge's weights with this share of the matrices in the Q-Former's layers."""
+    inside = [n for n, value in state.items() if n.startswith(LAYERS) and value.ndim == 2]
+    return state | {name: share * state[name] for name in inside}
 
 
 def take_over(bridge: Bridge, state: dict[str, Tensor]) -> None:

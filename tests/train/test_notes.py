@@ -139,9 +139,21 @@ def test_a_tuned_bridge_may_have_more_queries(noted, tiny_folder, image):
         Training(noted("start.queries=1"), silent)
 
 
+def test_a_start_may_be_shrunk_in_its_q_formers_matrices(noted, tiny_folder):
+    old = build(tiny_folder("loupe")).bridge.state_dict()
+    training = Training(noted("start.shrink=0.5"), silent)
+    new = training.parts.bridge.state_dict()
+    shrunk = {n for n in old if n.startswith("qformer.layers.") and old[n].ndim == 2}
+    assert "qformer.layers.0.attention.query.weight" in shrunk
+    for name, value in old.items():
+        assert torch.equal(new[name], 0.5 * value if name in shrunk else value), name
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
+        (["start.shrink=0"], "start.shrink=0"),
+        (["start.shrink=1.5"], "at most 1"),
         (["notes.weight=0"], "above 0"),
         (["notes.alone=1.0"], "below 1"),
         (['stage="stage1"'], "stage1 has none"),
