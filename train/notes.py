@@ -38,6 +38,10 @@ class NotesConfig:
                 " to read the soft tokens"
             )
 
+    def beside(self, alone: bool) -> float:
+        """What the notes' loss is multiplied by."""
+        return 1.0 if alone else self.weight
+
 
 def likeness(soft: Tensor, words: Tensor) -> Tensor:
     """How like each word's embedding each soft token is, (..., queries, vocabulary) log

@@ -29,7 +29,7 @@ class StartConfig:
     weights the Q-Former starts from. queries: soft tokens of a picture, where they are to be more
     than the checkpoint's; the new ones start beside the old. 0: as many as it has. shrink: what the
     matrices in the checkpoint's Q-Former are multiplied by; one that has learned long learns
-    something new sooner from 0.6 of its weights (arXiv 1910.08475), but answers wrongly at first."""
+    something else sooner from 0.6 of its weights (arXiv 1910.08475), but forgets what it knew."""
 
     checkpoint: str = ""
     vision: PartConfig | None = None

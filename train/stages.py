@@ -51,6 +51,12 @@ def read_in_buckets(
     return [logits[i] for i in range(len(order))]
 
 
+def answers_loss(logits: Sequence[Tensor], answers: Sequence[Tensor]) -> Tensor:
+    """Cross entropy; an answer counts as the square root of its length, so that long ones do not
+    drown the short."""
+    return answer_loss(logits, answers, [torch.full((len(a),), len(a) ** -0.5) for a in answers])
+
+
 def rows_to(rows: PassRows, device: torch.device) -> PassRows:
     moved = {
         name: value.to(device) for name, value in vars(rows).items() if isinstance(value, Tensor)
@@ -193,15 +199,12 @@ class AnswerStage(SampleStage):
         return read_in_buckets(self.language, prompts, answers), answers
 
     def losses(self, batch: dict) -> dict[str, Tensor]:
-        """Cross entropy; an answer counts as the square root of its length, so that long ones do
-        not drown the short. And what the notes say, where there are any."""
+        """Of the answers, and of what the notes say, where there are any."""
         soft, found = self.soft_tokens(batch), {}
         if not batch["alone"]:
-            logits, answers = self.logits(batch, soft)
-            weights = [torch.full((len(a),), len(a) ** -0.5) for a in answers]
-            found["answer"] = answer_loss(logits, answers, weights)
+            found["answer"] = answers_loss(*self.logits(batch, soft))
         if self.notes is not None:
-            weight = 1.0 if batch["alone"] else self.notes.weight
+            weight = self.notes.beside(batch["alone"])
             found["notes"] = weight * self._noted(batch["asked"].asks, soft)
         return found
 

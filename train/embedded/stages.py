@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from adapters.language import answer_loss
 from qformer.bridge import Bridge, PassRows
 from qformer.prompt import PICTURE, PromptConfig, assemble, declarations, instruction, lay_out
 from qformer.stage1 import Stage1
@@ -27,7 +26,7 @@ from train.scenes.dialogue import (
 )
 from train.scenes.questions import PICTURE_TYPES, REGION_TYPES, a, caption, describe, in_order
 from train.scenes.wordings import roughen
-from train.stages import read_in_buckets
+from train.stages import answers_loss, read_in_buckets
 
 SIMPLE = 0.2  # of stage 2: until here pictures grow from two objects to all
 
@@ -261,13 +260,11 @@ class Stage2Stage:
         of them early what to say, and fades."""
         soft, found = self.soft_tokens(batch), {}
         if not batch["alone"]:
-            answers = self.answers(batch)
-            weights = [torch.full((len(answer),), len(answer) ** -0.5) for answer in answers]
             logits = read_in_buckets(self.language, self.prompts(batch, soft), batch["read"])
-            found["answer"] = answer_loss(logits, answers, weights)
+            found["answer"] = answers_loss(logits, self.answers(batch))
         rows, notes = zip(*batch["notes"], strict=True)
         words = self.language.model.get_input_embeddings().weight
-        weight = self.notes.weight * batch["fading"]
+        weight = self.notes.beside(batch["alone"]) * batch["fading"]
         found["notes"] = weight * notes_loss(soft[list(rows)], notes, words)
         return found
 
