@@ -28,20 +28,37 @@ def lean_import() -> Iterator[None]:
     """Around the first import of gradio: 3 s of it are not for us.
 
     It reads the source of each component and writes a stub file beside it, for editors; where the
-    source cannot be had it goes on without (and may stand on a disk that is read-only). It imports
-    the mcp package, if there is one, for a server of its own; and pandas, for components that the
-    page has none of.
+    source cannot be had it goes on without (and may stand on a disk that is read-only). It fills in
+    the help of each event of each component, which nobody asks for here. It imports the mcp
+    package, if there is one, for a server of its own; the commands of its own command line; and
+    pandas, for components that the page has none of.
     """
     os.environ.update(QUIET)
     if "gradio" in sys.modules:
         yield
         return
-    getfile, mcp = inspect.getfile, sys.modules.get("mcp")
+    import jinja2
+
+    getfile, mcp, template = inspect.getfile, sys.modules.get("mcp"), jinja2.Template
+    commands = ModuleType("gradio.cli")
+    commands.deploy = None  # type: ignore[attr-defined]
 
     def without_sources(thing: Any) -> NoReturn:
         raise OSError("not looked for")
 
+    class Unfilled:
+        """A text with places to fill in, left as it is until gradio is there."""
+
+        def __init__(self, source: str):
+            self.source = source
+
+        def render(self, **named: Any) -> str:
+            filled = jinja2.Template is not Unfilled
+            return template(self.source).render(**named) if filled else self.source
+
     inspect.getfile = without_sources
+    jinja2.Template = Unfilled  # type: ignore[assignment, misc]
+    sys.modules["gradio.cli"] = commands
     sys.modules.setdefault("mcp", None)  # type: ignore[arg-type]
     if "pandas" not in sys.modules and find_spec("pandas"):
         sys.modules["pandas"] = Later("pandas")
@@ -49,7 +66,8 @@ def lean_import() -> Iterator[None]:
         with unswept():
             yield
     finally:
-        inspect.getfile = getfile
+        inspect.getfile, jinja2.Template = getfile, template  # type: ignore[misc]
+        del sys.modules["gradio.cli"]
         if mcp is None:
             del sys.modules["mcp"]
 
