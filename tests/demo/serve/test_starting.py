@@ -68,6 +68,20 @@ def test_answers_leave_at_once_and_wait_for_no_earlier_one():
     assert asyncio.run(accepted())
 
 
+def test_what_is_left_out_while_gradio_is_imported_is_there_afterwards():
+    code = """
+import sys
+from demo.serve.starting import lean_import
+with lean_import():
+    import gradio
+import gradio.cli, gradio.events, jinja2
+print(jinja2.Template("{{ a }}").render(a=1), gradio.events.Template("{{ a }}").render(a=2))
+print(callable(gradio.cli.deploy), sys.modules.get("mcp", 3))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["1 2", "True 3"], done.stderr
+
+
 def test_a_chat_loads_its_model_without_what_compiles_and_what_shares_models():
     """In a process of its own: nothing else has imported them there."""
     code = """
