@@ -55,7 +55,7 @@ def fill_holes(inside: np.ndarray, smallest: int) -> np.ndarray:
         return inside
     parts = Parts(~inside)
     small = parts.areas < smallest
-    return inside | parts.pixels(small) if small.any() else inside
+    return parts.repainted(inside, small) if small.any() else inside
 
 
 def drop_specks(inside: np.ndarray, smallest: int) -> np.ndarray:
@@ -65,7 +65,7 @@ def drop_specks(inside: np.ndarray, smallest: int) -> np.ndarray:
     parts = Parts(inside)
     small = parts.areas < smallest
     small[parts.areas.argmax()] = False
-    return inside & ~parts.pixels(small) if small.any() else inside
+    return parts.repainted(inside, small) if small.any() else inside
 
 
 def part_at(inside: np.ndarray, x: float, y: float, reach: float) -> np.ndarray | None:
@@ -102,6 +102,17 @@ class Parts:
         place = row * (self.shape[1] + 1) + column
         run = np.searchsorted(self.starts, place, side="right") - 1
         return np.arange(len(self.areas)) == self.labels[run]
+
+    def repainted(self, inside: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        """bool (H, W) with the pixels of the chosen parts turned over, pixel by pixel: for small
+        parts. chosen: bool (parts,)."""
+        runs = chosen[self.labels]
+        starts, lengths = self.starts[runs], (self.stops - self.starts)[runs]
+        before = np.repeat(lengths.cumsum() - lengths, lengths)
+        places = np.repeat(starts, lengths) + np.arange(len(before)) - before
+        result = inside.copy()
+        result[np.divmod(places, self.shape[1] + 1)] ^= True
+        return result
 
     def pixels(self, chosen: np.ndarray) -> np.ndarray:
         """bool (H, W) of the chosen parts; chosen: bool (parts,)."""
