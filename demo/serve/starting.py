@@ -1,4 +1,4 @@
-"""A start that nobody waits for: gradio and transformers in a third of their time, and no rest in
+"""A start that nobody waits for: of gradio and transformers only what is used, and no rest in
 between."""
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def one_app() -> Iterator[None]:
 
 @contextmanager
 def lean_models() -> Iterator[None]:
-    """Around the first loading of a model that is to answer: a third of it is not for us.
+    """Around the first loading of a model that is to answer: a second of it is not for us.
 
     transformers imports what shares a model among machines, and torch's compiler, to tell it what
     to leave alone. Who answers does neither, so that nothing need be told; who asks for more of the

@@ -154,6 +154,7 @@ def test_a_start_may_be_shrunk_in_its_q_formers_matrices(noted, tiny_folder):
     [
         (["start.shrink=0"], "start.shrink=0"),
         (["start.shrink=1.5"], "at most 1"),
+        (['start.checkpoint=""', "start.shrink=0.5"], "needs start.checkpoint"),
         (["notes.weight=0"], "above 0"),
         (["notes.alone=1.0"], "below 1"),
         (['stage="stage1"'], "stage1 has none"),
