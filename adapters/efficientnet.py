@@ -97,8 +97,9 @@ class EfficientNetLite(nn.Module):
             self.blocks.append(Block(width, inner, out, kernel, strides.get(n, 1), expands))
             width = out
         self.fine_block = starts[5] - 1  # the last at stride 16
-        self.fine_width, self.coarse_width = outs[self.fine_block], width
         head = state["_conv_head.weight"]
+        self.fine_width, self.coarse_width = outs[self.fine_block], width
+        self.head_width = head.shape[0]
         self.head = SameConv(width, head.shape[0], 1)
         self.classifier = nn.Linear(*reversed(state["_fc.weight"].shape))
 

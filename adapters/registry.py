@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from adapters.hybrid import open_hybrid
 from adapters.language_decoder import DecoderLanguageModel
 from adapters.language_encoder_decoder import EncoderDecoderLanguageModel
 from adapters.segmenter_efficientsam import EfficientSamSegmenter
@@ -22,6 +23,7 @@ VISION_ENCODERS: dict[str, Callable[..., Any]] = {
     "hf": open_vision_encoder,
     "clip": open_clip,
     "eva": open_eva,
+    "hybrid": open_hybrid,  # transformer blocks over a frozen EfficientNet-Lite
     "clip-trimmed": open_eva,  # CLIP without its last block, as LAVIS stores it
 }
 LANGUAGE_MODELS: dict[str, Callable[..., Any]] = {

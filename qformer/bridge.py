@@ -146,6 +146,8 @@ class Bridge(nn.Module):
         A map is (N, heads, queries, tokens); behind the picture's own tokens stand those of the
         focal crops, one slot after the other, see `focal_slots`.
         """
+        if self.config.instruct and rows.input_ids is None:
+            raise ValueError("this bridge is instruct: its rows need input_ids (the instruction)")
         return self.qformer(**self.inputs(memory, rows), return_maps=return_maps)
 
     def project(self, query_embeds: Tensor) -> Tensor:
@@ -157,8 +159,6 @@ class Bridge(nn.Module):
     def inputs(self, memory: ImageMemory, rows: PassRows) -> dict[str, Any]:
         """The Q-Former's arguments for these rows; stage 1 takes its region rows from here."""
         arguments: dict[str, Any] = {"memory": memory}
-        if self.config.instruct and rows.input_ids is None:
-            raise ValueError("this bridge is instruct: its rows need input_ids (the instruction)")
         if rows.input_ids is not None:
             arguments.update(input_ids=rows.input_ids, attention_mask=rows.attention_mask)
             named, geometry = rows.text_has_geometry, rows.text_geometry

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,11 +32,15 @@ class RegionConfig:
     """How regions are read.
 
     focal_patches: a region that touches fewer patches also reads a focal crop; 0 never crops.
+    focal_crop: "blurred" cuts one box size more on each side and blurs what lies outside; "square"
+    cuts a square with a quarter of the longer side around, where the picture has room, as it is:
+    what an encoder of whole photos knows best.
     hide_leading: region rows do not see the class token, which knows the whole picture.
     trainable: the bridge owns a RegionUpgrade.
     """
 
     focal_patches: int = 12
+    focal_crop: Literal["blurred", "square"] = "blurred"
     hide_leading: bool = True
     trainable: bool = False
 
@@ -170,10 +175,17 @@ def geometry_features(geometry: Tensor) -> Tensor:
     return torch.cat([geometry, angles.sin(), angles.cos()], dim=-1)
 
 
-def focal_box(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The focal crop of a region's box: one box size more on each side, inside the picture."""
+def focal_box(
+    box: Box, size: tuple[int, int], how: Literal["blurred", "square"] = "blurred"
+) -> tuple[int, int, int, int]:
+    """The focal crop of a region's box inside the picture; how: see RegionConfig.focal_crop."""
     height, width = size
     x0, y0, x1, y1 = box
+    if how == "square":
+        side = math.ceil(1.5 * max(x1 - x0, y1 - y0))
+        left, right = _span((x0 + x1) / 2, side, width)
+        top, bottom = _span((y0 + y1) / 2, side, height)
+        return left, top, right, bottom
     across, down = x1 - x0, y1 - y0
     return (
         max(0, math.floor(x0 - across)),
@@ -183,15 +195,29 @@ def focal_box(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
     )
 
 
-def focal_crop(image: Tensor, region_mask: Tensor, box: Box) -> tuple[Tensor, Tensor]:
-    """Cut out a small region with some margin, what lies outside it blurred.
+def _span(middle: float, side: int, pixels: int) -> tuple[int, int]:
+    """(start, stop) of `side` pixels around `middle`, moved inside; all where there are fewer."""
+    side = min(side, pixels)
+    start = min(max(0, round(middle - side / 2)), pixels - side)
+    return start, start + side
+
+
+def focal_crop(
+    image: Tensor,
+    region_mask: Tensor,
+    box: Box,
+    how: Literal["blurred", "square"] = "blurred",
+) -> tuple[Tensor, Tensor]:
+    """Cut out a small region with some margin; how: see RegionConfig.focal_crop.
 
     image: uint8 (H, W, 3). region_mask: bool (H, W) whose box is `box`. Returns the crop, uint8
     (h, w, 3), ready for `vision.preprocess`, and its region_mask, bool (h, w).
     """
     height, width = region_mask.shape
-    x0, y0, x1, y1 = focal_box(box, (height, width))
+    x0, y0, x1, y1 = focal_box(box, (height, width), how)
     crop, inside = image[y0:y1, x0:x1], region_mask[y0:y1, x0:x1]
+    if how == "square":
+        return crop, inside
     colours = crop.permute(2, 0, 1).float()[None]
     # Means of a coarse grid, smoothed: shapes outside dissolve, their colour stays. Costs the same
     # for a crop of any size, which a blur of so wide a radius does not.

@@ -250,7 +250,10 @@ class View:
         region is large enough without."""
         (coverage,) = self._coverage.of([region], self._cover)
         few = bool(covered(coverage[None]) < self.assistant.bridge.config.region.focal_patches)
-        return focal_box(region.box, self.size) if few else None
+        return self._focal_box(region) if few else None
+
+    def _focal_box(self, region: Region) -> tuple[int, int, int, int]:
+        return focal_box(region.box, self.size, self.assistant.bridge.config.region.focal_crop)
 
     # Questions
 
@@ -301,7 +304,7 @@ class View:
                 assert region is not None  # only regions have focal crops
                 start = each * (slot + 1) + leading
                 crop = tokens[row, start : start + grid[0] * grid[1]].unflatten(0, grid)
-                x0, y0, x1, y1 = focal_box(region.box, self.size)
+                x0, y0, x1, y1 = self._focal_box(region)
                 down = placed(y0, y1, self.size[0], grid[0]).to(crop)
                 across = placed(x0, x1, self.size[1], grid[1]).to(crop)
                 shown[row] += down @ crop @ across.T
@@ -421,7 +424,12 @@ class View:
     def _crop(self, regions: Sequence[Region]) -> list[tuple[ImageMemory, Tensor]]:
         bridge, grid = self.assistant.bridge, self.assistant.vision.grid
         crops = [
-            focal_crop(self.image, region.region_mask.to(self.image.device), region.box)
+            focal_crop(
+                self.image,
+                region.region_mask.to(self.image.device),
+                region.box,
+                bridge.config.region.focal_crop,
+            )
             for region in regions
         ]
         memory = bridge.remember(self._encode([crop for crop, _ in crops]))

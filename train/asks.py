@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from qformer.bridge import BridgeConfig, PassRows
+from qformer.bridge import BridgeConfig, Focal, PassRows
 from qformer.contracts import LanguageModel, LoupeError, TextTokenizer
 from qformer.prompt import (
     PICTURE,
@@ -25,8 +25,10 @@ from qformer.prompt import (
     instruction,
     lay_out,
 )
-from qformer.regions import box_geometry, patch_coverage
-from train.data.sample import BadSampleError, Sample, Turn
+from qformer.qformer import ImageMemory
+from qformer.regions import RegionConfig, box_geometry, focal_box, patch_coverage
+from train.data.sample import Area, BadSampleError, Picture, Sample, Turn
+from train.features import Seen, Sight
 
 NAMED = re.compile(r"\bregion ?\d+")
 
@@ -37,7 +39,8 @@ AreaKey = tuple[str, int]  # a sample's id and the number of its area
 class Said:
     """One turn as it is read: pieces of the prompt, ids of the answer (its end included), areas
     behind the names of its soft tokens (None for the picture), for an instruct bridge the ids of
-    the question with the span of each region's name, and ids of words for the picture's tokens."""
+    the question with the span of each region's name, and ids of words for the first of these soft
+    tokens: the picture's where the turn has them, else its first region's."""
 
     pieces: list[Piece]
     answer: list[int]
@@ -99,7 +102,7 @@ class Wording:
                     {name: areas[name] for name in declare},
                     self._instruction(previous, list(regions), question),
                     tuple(regions.values()),
-                    self._notes(turn) if last and PICTURE in declare else (),
+                    self._notes(turn) if last and declare else (),
                 )
             )
             declared |= {*declare, *regions}
@@ -152,7 +155,15 @@ def region_names(turns: Sequence[Turn]) -> dict[int, str]:
     return {area: f"region {place}" for place, area in enumerate(areas, 1)}
 
 
-Placed = tuple[Tensor, Tensor]  # an area's patch_coverage (patches,) and geometry (5,)
+@dataclass
+class Placed:
+    """An area on the patch grid: patch_coverage (patches,), geometry (5,), and of a small one its
+    focal crop with the area's coverage of that."""
+
+    patch_coverage: Tensor
+    geometry: Tensor
+    crop: Seen | None = None
+    crop_coverage: Tensor | None = None
 
 
 @dataclass
@@ -163,32 +174,34 @@ class Visit:
     areas: dict[AreaKey, Placed] = field(default_factory=dict)
 
 
-def place_areas(
-    sample: Sample, used: Iterable[int], size: tuple[int, int], grid: tuple[int, int]
-) -> dict[AreaKey, Placed]:
-    """Areas of a picture of (height, width) on the patch grid.
+def place_area(
+    area: Area, picture: Picture, seen: Seen, sight: Sight, config: RegionConfig
+) -> Placed:
+    """An area of a picture on the patch grid, with its focal crop where it is small.
 
     Raises RegionError for an area that is not on the picture.
     """
-    placed = {}
-    for area in used:
-        region_mask = sample.areas[area].region_mask(size)
-        ys = region_mask.any(1).nonzero().flatten()
-        xs = region_mask.any(0).nonzero().flatten()
-        box = (float(xs[0]), float(ys[0]), float(xs[-1]) + 1, float(ys[-1]) + 1)
-        placed[sample.id, area] = (
-            patch_coverage(region_mask, grid),
-            box_geometry(box, float(region_mask.sum()), size),
-        )
+    region_mask, grid = area.region_mask(seen.size), sight.vision.grid
+    ys = region_mask.any(1).nonzero().flatten()
+    xs = region_mask.any(0).nonzero().flatten()
+    box = (float(xs[0]), float(ys[0]), float(xs[-1]) + 1, float(ys[-1]) + 1)
+    coverage = patch_coverage(region_mask, grid)
+    placed = Placed(coverage, box_geometry(box, float(region_mask.sum()), seen.size))
+    if int((coverage > 0).sum()) < config.focal_patches:
+        x0, y0, x1, y1 = focal_box(box, seen.size, config.focal_crop)
+        placed.crop = sight.close_up(picture, region_mask, box, config.focal_crop)
+        placed.crop_coverage = patch_coverage(region_mask[y0:y1, x0:x1], grid)
     return placed
 
 
 @dataclass
 class Group:
-    """Pictures of a batch that need as many rows: their places in it, and the rows."""
+    """Pictures of a batch that need as many rows: their places in it, the rows, and which of these
+    read a focal crop, (row, area) each."""
 
     pictures: list[int]
     rows: PassRows
+    close_ups: list[tuple[int, Placed]]
 
 
 @dataclass
@@ -220,7 +233,12 @@ def collate(visits: Sequence[Visit], patches: int, pad_id: int) -> Asked:
             for n, key in enumerate(needed[picture]):
                 place[picture, key] = (len(groups), order * count + n)
         wanted = [(visits[p], *row) for p in pictures for row in needed[p].values()]
-        groups.append(Group(pictures, pass_rows(wanted, patches, pad_id)))
+        close_ups = [
+            (row, visit.areas[area])
+            for row, (visit, _, area) in enumerate(wanted)
+            if area is not None and visit.areas[area].crop is not None
+        ]
+        groups.append(Group(pictures, pass_rows(wanted, patches, pad_id), close_ups))
     asks = []
     for picture, visit in enumerate(visits):
         for number, ask in enumerate(visit.asks):
@@ -245,8 +263,7 @@ def pass_rows(
     rows = PassRows.whole(len(wanted), patches)
     for n, (visit, _, area) in enumerate(wanted):
         if area is not None:
-            rows.patch_coverage[n], rows.geometry[n] = visit.areas[area]
-            rows.is_region[n] = True
+            put_area(rows, n, visit.areas[area])
     if wanted[0][1].instruction is None:
         return rows
     longest = max(len(said.instruction[0]) for _, said, _ in wanted)  # type: ignore[index]
@@ -260,8 +277,37 @@ def pass_rows(
         rows.attention_mask[n, : len(ids)] = 1
         for (start, stop), area in zip(spans, said.regions, strict=True):
             rows.text_has_geometry[n, start:stop] = True
-            rows.text_geometry[n, start:stop] = visit.areas[area][1]
+            rows.text_geometry[n, start:stop] = visit.areas[area].geometry
     return rows
+
+
+def put_area(rows: PassRows, n: int, area: Placed) -> None:
+    """Row n reads this area."""
+    rows.patch_coverage[n], rows.geometry[n], rows.is_region[n] = (
+        area.patch_coverage, area.geometry, True
+    )  # fmt: skip
+
+
+class CloseUps:
+    """The focal crops of a batch, each once. crops: what is stacked for the encoder."""
+
+    def __init__(self, placed: Iterable[Placed]) -> None:
+        self.number: dict[int, int] = {}
+        self.crops: list[Seen] = []
+        for area in placed:
+            if area.crop is not None and id(area) not in self.number:
+                self.number[id(area)] = len(self.crops)
+                self.crops.append(area.crop)
+
+    def focal(self, close_ups: Sequence[tuple[int, Placed]], memory: ImageMemory) -> Focal | None:
+        """Those that rows read, (row, area) each. memory: of all crops of the batch."""
+        if not close_ups:
+            return None
+        device = memory.keys[0].device
+        index = torch.tensor([self.number[id(area)] for _, area in close_ups], device=device)
+        coverage = [area.crop_coverage for _, area in close_ups if area.crop_coverage is not None]
+        rows = torch.tensor([row for row, _ in close_ups], device=device)
+        return Focal(memory.select(index), rows, torch.stack(coverage).to(device))
 
 
 def prompt_of(

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from qformer.contracts import LoupeError
+from qformer.regions import Box, focal_crop
 from train.data.sample import Picture
 
 MAGIC = b"loupe-f1"
@@ -87,9 +88,14 @@ class Augment:
 
 
 class FeatureCache:
-    def __init__(self, config: CacheConfig, vision: nn.Module) -> None:
+    """What is kept of one encoder. trunk: of an encoder with a part that never trains, that part,
+    whose tokens are kept."""
+
+    def __init__(
+        self, config: CacheConfig, vision: nn.Module, trunk: nn.Module | None = None
+    ) -> None:
         self.config = config
-        self.folder = Path(config.folder) / f"{fingerprint(vision)}-{config.dtype}"
+        self.folder = Path(config.folder) / f"{fingerprint(vision, trunk)}-{config.dtype}"
         self.most = int(config.gigabytes * 1e9)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -195,10 +201,11 @@ class FeatureCache:
 
 
 @torch.no_grad()
-def fingerprint(vision: nn.Module) -> str:
-    """What features depend on: every weight, the resolution, the normalisation, the state read."""
+def fingerprint(vision: nn.Module, trunk: nn.Module | None = None) -> str:
+    """What features depend on: every weight, the resolution, the normalisation, the state read.
+    trunk: the part of the encoder whose weights alone they depend on."""
     digest = hashlib.sha256()
-    for name, value in sorted(vision.state_dict().items()):
+    for name, value in sorted((trunk or vision).state_dict().items()):
         if ".pooler." in name or ".head." in name:  # never read, and random where not in the folder
             continue
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -214,13 +221,17 @@ def fingerprint(vision: nn.Module) -> str:
 class Sight:
     """Pictures as the vision encoder sees them, from the cache where they are in it.
 
-    trained: the encoder trains too; then pixel_values are handed out, and nothing is kept.
+    trained: the encoder trains too; then pixel_values are handed out, and nothing is kept. Of an
+    encoder with a trunk (adapters/hybrid.py) the trunk's tokens are handed out and kept instead,
+    whether the rest trains or not.
     """
 
     def __init__(self, vision: Any, cache: CacheConfig, augment: Augment, trained: bool) -> None:
         self.vision, self.augment, self.trained = vision, augment, trained
-        keeps = bool(cache.folder) and not trained and not augment.any
-        self.cache = FeatureCache(cache, vision) if keeps else None
+        self.trunk: nn.Module | None = getattr(vision, "trunk", None)
+        self.raw = trained and self.trunk is None  # pixel_values are handed out
+        keeps = bool(cache.folder) and not self.raw and not augment.any
+        self.cache = FeatureCache(cache, vision, self.trunk) if keeps else None
 
     def look(self, picture: Picture, rng: np.random.Generator | None) -> Seen:
         """Raises ImageError for a picture that is missing or broken. rng: None changes nothing."""
@@ -230,9 +241,25 @@ class Sight:
             if found is not None:
                 return found
         image = picture.load()
-        size = (image.shape[0], image.shape[1])
         if rng is not None:
             image = self.augment.apply(image, rng)
+        return self._new(image, (image.shape[0], image.shape[1]), digest)
+
+    def close_up(self, picture: Picture, region_mask: Tensor, box: Box, how: str) -> Seen:
+        """The focal crop of an area, encoded. region_mask: bool (H, W), whose box is `box`."""
+        digest = None
+        if self.cache is not None:
+            inside = region_mask.numpy().tobytes() if how == "blurred" else b""
+            told = f"{picture.digest()} {box} {how}".encode()
+            digest = hashlib.sha256(told + inside).hexdigest()
+            if (found := self.cache.get(digest)) is not None:
+                return found
+        crop, _ = focal_crop(picture.load(), region_mask, box, how)  # type: ignore[arg-type]
+        seen = self._new(crop, (crop.shape[0], crop.shape[1]), digest)
+        self.encode([seen])
+        return seen
+
+    def _new(self, image: Tensor, size: tuple[int, int], digest: str | None) -> Seen:
         return Seen(None, size, self.vision.preprocess(image.to(self.vision.device)), digest)
 
     @torch.no_grad()
@@ -240,12 +267,13 @@ class Sight:
         """Fill in the image_embeds that are missing. On a CPU one by one, so that a picture comes
         out the same whatever else is in its batch: a resumed run finds others in the cache."""
         new = [one for one in seen if one.image_embeds is None]
-        if self.trained or not new:
+        if self.raw or not new:
             return
+        encode = self.vision.encode if self.trunk is None else self.vision.trunk_tokens
         at_once = 1 if self.vision.device.type == "cpu" else 32
         for start in range(0, len(new), at_once):
             part = new[start : start + at_once]
-            encoded = self.vision.encode(torch.stack([one.pixel_values for one in part]))
+            encoded = encode(torch.stack([one.pixel_values for one in part]))
             for one, image_embeds in zip(part, encoded, strict=True):
                 one.image_embeds, one.pixel_values = image_embeds, None
                 if self.cache is not None and one.digest is not None:
@@ -253,10 +281,15 @@ class Sight:
 
     def stack(self, seen: Sequence[Seen]) -> Tensor:
         """image_embeds (B, tokens, width) in float32; pixel_values (B, 3, h, w) where it trains."""
-        if self.trained:
+        if self.raw:
             return torch.stack([one.pixel_values for one in seen])
         return torch.stack([one.image_embeds.float() for one in seen])
 
     def embeds(self, stacked: Tensor) -> Tensor:
         """`stack`'s result -> image_embeds, with gradients where the encoder trains."""
-        return self.vision(stacked) if self.trained else stacked.to(self.vision.device)
+        if self.raw:
+            return self.vision(stacked)
+        if self.trunk is None:
+            return stacked.to(self.vision.device)
+        with torch.set_grad_enabled(self.trained and torch.is_grad_enabled()):
+            return self.vision.blend(stacked)

@@ -87,7 +87,9 @@ class Recipe:
     pictures are learned where the data hold them too (data sets repeat pictures). turns:
     texts or questions of a picture in a step. text_tokens: of a caption in stage 1. bad_share: of
     samples that may be bad. dtype: of the frozen parts; quantize: the language model's linear
-    layers in fewer bits (QLoRA, arXiv 2305.14314). momentum: ALBEF's teacher, for stage 1. notes:
+    layers in fewer bits (QLoRA, arXiv 2305.14314). matching: beside answers, stage 1's losses of
+    the captions among the data at this weight; its heads are then kept, so that one checkpoint
+    answers, and compares pictures with texts. momentum: ALBEF's teacher, for stage 1. notes:
     words that soft tokens are to be like, where the data have any, are learned too."""
 
     stage: Literal["stage1", "stage2", "instruct"]
@@ -105,6 +107,7 @@ class Recipe:
     trains: Trains = field(default_factory=Trains)
     lora: LoraConfig | None = None
     quantize: Literal["int8", "nf4"] | None = None
+    matching: float = 0.0
     momentum: MomentumConfig | None = None
     notes: NotesConfig | None = None
     bridge: BridgeConfig | None = None
@@ -133,6 +136,10 @@ class Recipe:
             )
         if self.trains.vision and self.lora_on("vision"):
             raise LoupeError("trains.vision=true trains all of it: leave it out of lora.where")
+        if self.matching < 0 or (self.matching and self.stage == "stage1"):
+            raise LoupeError(
+                f"matching={self.matching:g} goes beside answers, at 0 or more: stage1 is all that"
+            )
         if self.momentum and self.stage != "stage1":
             raise LoupeError(f"[momentum] teaches stage1, and this is {self.stage}: leave it out")
         if self.notes and self.stage == "stage1":

@@ -14,7 +14,7 @@ from adapters import lora
 from qformer.assistant import Assistant, AssistantConfig
 from qformer.contracts import Decoding, LoupeError
 from train.asks import Wording
-from train.data.draw import Drawn, Listed, open_mixture
+from train.data.draw import Drawn, Listed, Mixture, open_mixture
 from train.data.readers import read
 from train.data.sample import Picture, Sample, Tally, Turn
 from train.engine import Share
@@ -77,22 +77,30 @@ class Training:
         recipe, parts = self.recipe, self.parts
         count, turns = recipe.loop.batch, recipe.turns
         if recipe.stage == "stage1":
-            stage = TextStage(
-                parts.bridge, parts.tokenizer, mixture, sight, self.tally, count, turns,
-                recipe.text_tokens, recipe.momentum,
-            )  # fmt: skip
-            if parts.heads is not None:  # the Q-Former's weights are the bridge's already
-                stage.module["stage1"].load_state_dict(parts.heads.state_dict())
-            if "momentum" in stage.module:  # the teacher starts as the student does
-                stage.module["momentum"].follow(stage.student, at_once=True)
-            return stage
+            return self._texts(mixture, sight)
         prompt = prompt_of(recipe, parts.kept, parts.language)
-        noted = recipe.notes is not None
+        noted, texts = recipe.notes is not None, None
+        if recipe.matching:
+            seed = recipe.loop.seed
+            captions = open_mixture(recipe.data, captions_only, self.tally, seed, some=True)
+            texts = self._texts(captions, sight)
         wording = Wording(prompt, parts.bridge.config, parts.language, parts.tokenizer, noted)
         return AnswerStage(
             parts.bridge, parts.language, wording, mixture, sight, self.tally, count, turns,
-            recipe.notes,
+            recipe.notes, texts, recipe.matching,
         )  # fmt: skip
+
+    def _texts(self, mixture: Mixture, sight: Sight) -> TextStage:
+        recipe, parts = self.recipe, self.parts
+        stage = TextStage(
+            parts.bridge, parts.tokenizer, mixture, sight, self.tally, recipe.loop.batch,
+            recipe.turns, recipe.text_tokens, recipe.momentum,
+        )  # fmt: skip
+        if parts.heads is not None:  # the Q-Former's weights are the bridge's already
+            stage.module["stage1"].load_state_dict(parts.heads.state_dict(), strict=False)
+        if "momentum" in stage.module:  # the teacher starts as the student does
+            stage.module["momentum"].follow(stage.student, at_once=True)
+        return stage
 
     def _choose_what_trains(self) -> None:
         parts, recipe = self.parts, self.recipe
@@ -101,6 +109,8 @@ class Training:
             lora.train_alone(parts.bridge.qformer)
         if recipe.trains.vision:
             parts.vision.requires_grad_(True)
+            if trunk := getattr(parts.vision, "trunk", None):
+                trunk.requires_grad_(False)  # it never trains
 
     # ---- evaluation ----------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,10 +21,9 @@ from adapters.language import answer_loss
 from qformer.bridge import Bridge, PassRows
 from qformer.contracts import LoupeError, TextTokenizer
 from qformer.momentum import Features, Momentum, MomentumConfig, momentum_itc_loss, teach
-from qformer.prompt import PICTURE
 from qformer.qformer import ImageMemory
 from qformer.stage1 import Stage1
-from train.asks import AreaKey, Placed, Visit, Wording, collate, place_areas, prompt_of
+from train.asks import CloseUps, Placed, Visit, Wording, collate, place_area, prompt_of, put_area
 from train.data.draw import Drawn, Mixture
 from train.data.sample import BadSampleError, Sample, Tally, Turn
 from train.features import Seen, Sight
@@ -72,6 +71,7 @@ class SampleStage:
     """
 
     held_out: Collection[str] = ()
+    bridge: Bridge
 
     def __init__(
         self, mixture: Mixture, sight: Sight, tally: Tally, count: int, turns: int
@@ -127,12 +127,26 @@ class SampleStage:
         every = [(sample, n) for sample in samples for n in range(len(sample.turns))]
         return every if rng is None else [every[i] for i in rng.permutation(len(every))]
 
+    def cropped(self, close_ups: CloseUps) -> dict[str, Any]:
+        """What a batch holds of its focal crops."""
+        crops = self.sight.stack(close_ups.crops) if close_ups.crops else None
+        return {"close_ups": close_ups, "crops": crops}
+
+    def seen(self, batch: dict) -> tuple[Tensor, ImageMemory | None]:
+        """image_embeds of a batch's pictures, and what the bridge remembers of its focal crops."""
+        pictures, crops = batch["pictures"], batch["crops"]
+        if crops is None:
+            return self.sight.embeds(pictures), None
+        both = self.sight.embeds(torch.cat([pictures, crops]))
+        return both[: len(pictures)], self.bridge.remember(both[len(pictures) :])
+
     @property
     def patches(self) -> int:
         return self.sight.vision.grid[0] * self.sight.vision.grid[1]
 
-    def placed(self, sample: Sample, areas: Iterable[int], seen: Seen) -> dict[AreaKey, Placed]:
-        return place_areas(sample, areas, seen.size, self.sight.vision.grid)
+    def placed(self, sample: Sample, area: int, seen: Seen) -> Placed:
+        config = self.bridge.config.region
+        return place_area(sample.areas[area], sample.picture, seen, self.sight, config)
 
 
 def caption_of(turn: Turn, rng: np.random.Generator | None) -> str:
@@ -146,26 +160,36 @@ class AnswerStage(SampleStage):
     """The language model answers what is asked about pictures and regions, through the bridge.
 
     module: the bridge, the language model (of which LoRA trains, if attached) and the vision
-    encoder where it trains.
+    encoder where it trains. texts: stage 1 of the same bridge, learned beside the answers at
+    `matching` times its losses, so that its heads stay true to a Q-Former that goes on learning.
     """
 
     def __init__(
         self, bridge: Bridge, language: Any, wording: Wording, mixture: Mixture, sight: Sight,
         tally: Tally, count: int, turns: int, notes: NotesConfig | None = None,
+        texts: TextStage | None = None, matching: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__(mixture, sight, tally, count, turns)
         self.bridge, self.language, self.wording, self.notes = bridge, language, wording, notes
+        self.texts, self.matching = texts, matching
         self.module = nn.ModuleDict({"bridge": bridge, "language": language})
         if sight.trained:
             self.module["vision"] = sight.vision
+        if texts is not None:
+            self.module["stage1"] = texts.module["stage1"]
 
     def batch(self, rng: np.random.Generator, progress: float = 0.0, place: int = 0) -> dict:
         alone = self.notes is not None and progress < self.notes.alone
-        return {**self.ask(*self.draw(rng, place)), "alone": alone}
+        batch = {**self.ask(*self.draw(rng, place)), "alone": alone}
+        if self.texts is not None:
+            self.texts.held_out = self.held_out
+            batch["texts"] = self.texts.batch(rng, progress, place)
+        return batch
 
     def ask(self, seen: Sequence[Seen], visits: Sequence[Visit]) -> dict:
-        pad = self.bridge.config.qformer.pad_id
-        return {"pictures": self.sight.stack(seen), "asked": collate(visits, self.patches, pad)}
+        asked = collate(visits, self.patches, self.bridge.config.qformer.pad_id)
+        close_ups = CloseUps(area for group in asked.groups for _, area in group.close_ups)
+        return {"pictures": self.sight.stack(seen), "asked": asked} | self.cropped(close_ups)
 
     def prepared(
         self, samples: list[Sample], seen: Seen, rng: np.random.Generator | None
@@ -176,18 +200,19 @@ class AnswerStage(SampleStage):
                 break
             with self.tally.use(sample.id):
                 ask = self.wording.ask(sample, number, caption_of(sample.turns[number], rng))
-                areas = {area for said in ask for _, area in said.regions}
-                visit.areas |= self.placed(sample, areas, seen)
+                for key in {key for said in ask for key in said.regions}:
+                    visit.areas[key] = self.placed(sample, key[1], seen)
                 visit.asks.append(ask)
         return visit if visit.asks else None
 
     def soft_tokens(self, batch: dict) -> list[tuple[Tensor, ...]]:
         """Of each group of pictures, its rows: (queries, language width) each."""
-        image_embeds = self.sight.embeds(batch["pictures"])
+        image_embeds, close_ups = self.seen(batch)
         soft = []
         for group in batch["asked"].groups:
             memory = self.bridge.remember(image_embeds[group.pictures])
             rows = rows_to(group.rows, image_embeds.device)
+            rows.focal = batch["close_ups"].focal(group.close_ups, close_ups)
             soft.append(self.bridge.project(self.bridge.query(memory, rows)).unbind())
         return soft
 
@@ -206,14 +231,19 @@ class AnswerStage(SampleStage):
         if self.notes is not None:
             weight = self.notes.beside(batch["alone"])
             found["notes"] = weight * self._noted(batch["asked"].asks, soft)
+        if self.texts is not None:
+            losses = self.texts.losses(batch["texts"])
+            found |= {name: self.matching * loss for name, loss in losses.items()}
         return found
 
     def _noted(self, asks: list, soft: list[tuple[Tensor, ...]]) -> Tensor:
-        """The loss of what the pictures' soft tokens are to be like."""
-        noted = [(ask[-1].notes, tokens[-1]) for ask, tokens in asks if ask[-1].notes]
+        """The loss of what soft tokens are to be like."""
+        noted = [
+            (ask[-1].notes, next(iter(tokens[-1].values()))) for ask, tokens in asks if ask[-1].notes
+        ]
         if not noted:
             return sum(part.sum() for group in soft for part in group) * 0.0
-        tokens = torch.stack([soft[g][r] for _, at in noted for g, r in [at[PICTURE]]])
+        tokens = torch.stack([soft[g][r] for _, (g, r) in noted])
         words = self.language.model.get_input_embeddings().weight
         return notes_loss(tokens, [notes for notes, _ in noted], words)
 
@@ -258,7 +288,7 @@ class TextStage(SampleStage):
                     raise BadSampleError("a caption has no tokens")
                 area = None
                 if turn.areas:
-                    (area,) = self.placed(sample, turn.areas[:1], seen).values()
+                    area = self.placed(sample, turn.areas[0], seen)
                 told.append((text, text if turn.areas else sample.picture.key, area))
         return (told * self.turns)[: self.turns] if told else None
 
@@ -268,10 +298,10 @@ class TextStage(SampleStage):
     def match(self, seen: Sequence[Seen], told: Sequence[list]) -> dict:
         flat = [one for texts in told for one in texts]
         rows = PassRows.whole(len(flat), self.patches)
-        for n, (_, _, area) in enumerate(flat):
-            if area is not None:
-                rows.patch_coverage[n], rows.geometry[n] = area
-                rows.is_region[n] = True
+        regions = [(n, area) for n, (_, _, area) in enumerate(flat) if area is not None]
+        for n, area in regions:
+            put_area(rows, n, area)
+        cropped = [(n, area) for n, area in regions if area.crop is not None]
         config = self.bridge.config
         end = [] if config.end_id is None else [config.end_id]
         room = self.most - 1 - len(end)
@@ -285,13 +315,17 @@ class TextStage(SampleStage):
             "input_ids": pad_sequence(ids, True, config.qformer.pad_id),
             "attention_mask": pad_sequence([torch.ones_like(i) for i in ids], batch_first=True),
             "same": same_targets([(text, what) for text, what, _ in flat]),
+            "cropped": cropped,
+            **self.cropped(CloseUps(area for _, area in cropped)),
         }
 
     def losses(self, batch: dict) -> dict[str, Tensor]:
-        image_embeds = self.sight.embeds(batch["pictures"])
+        image_embeds, close_ups = self.seen(batch)
         device = image_embeds.device
         memory = self.bridge.remember(image_embeds)
-        inputs = self.bridge.inputs(memory, rows_to(batch["rows"], device))
+        rows = rows_to(batch["rows"], device)
+        rows.focal = batch["close_ups"].focal(batch["cropped"], close_ups)
+        inputs = self.bridge.inputs(memory, rows)
         texts = {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
         contrast = None
         if "momentum" in self.module and self.module.training:

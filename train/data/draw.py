@@ -119,9 +119,13 @@ class Mixture:
         return self.sets[int(rng.integers(len(self.sets)))].other(rng)
 
 
-def open_mixture(configs: Sequence[DataConfig], wanted: Wanted, tally: Tally, seed: int) -> Mixture:
-    """The data sets of a config, each sample reduced to what is `wanted` of it."""
+def open_mixture(
+    configs: Sequence[DataConfig], wanted: Wanted, tally: Tally, seed: int, some: bool = False
+) -> Mixture:
+    """The data sets of a config, each sample reduced to what is `wanted` of it. some: sets that
+    have nothing of that are left out, as long as one has."""
     sets: list[Listed | Streamed] = []
+    weights: list[float] = []
     for number, config in enumerate(configs):
 
         def samples(config: DataConfig = config) -> Iterator[Sample]:
@@ -130,12 +134,16 @@ def open_mixture(configs: Sequence[DataConfig], wanted: Wanted, tally: Tally, se
 
         if config.format in STREAMED:
             sets.append(Streamed(samples, seed + number))
+            weights.append(config.weight)
             continue
         listed = Listed(samples(), seed + number)
+        if not len(listed) and some and (sets or number + 1 < len(configs)):
+            continue
         if not len(listed):
             raise LoupeError(
                 f"{config.path} ({config.format}) has nothing this stage learns from: {tally.bad} "
                 "bad samples; look at it with `loupe data check`"
             )
         sets.append(listed)
-    return Mixture(sets, [config.weight for config in configs], seed)
+        weights.append(config.weight)
+    return Mixture(sets, weights, seed)

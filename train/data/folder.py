@@ -5,7 +5,7 @@
     {"image": "a.jpg", "regions": [{"box": [10, 20, 90, 80]}],
      "conversation": [{"question": "what is region 1?", "answer": "a boat"}]}
 
-A question may have "notes": "yes no no", a word for each soft token (train/notes.py). A region is
+What is said may have "notes": "yes no no", a word for each soft token (train/notes.py). A region is
 {"box": [x0, y0, x1, y1]}, {"rle": {...}}, {"polygons": [[x, y, ...]]} or
 {"mask": "file.png"}. A turn is about the regions that it names ("region 1" is the first), or that
 its "regions": [1, 2] lists; if it names none, about those of the turn before, at first all.
@@ -66,7 +66,8 @@ def turns_of(line: dict[str, Any]) -> tuple[Turn, ...]:
         areas, notes = about(line, everything), str(line.get("notes", ""))
         return (Turn(question, answers_of(line), areas, choices, notes),)
     if "text" in line:
-        return (Turn("", texts_of(line["text"]), everything),)
+        notes = str(line.get("notes", ""))
+        return (Turn("", texts_of(line["text"]), everything, notes=notes),)
     close = [key for key in line if difflib.get_close_matches(key, SAYS, n=1)]
     hint = f"did you misspell {close[0]!r}?" if close else f"one of {', '.join(SAYS)}"
     raise BadSampleError(f"a line says nothing: {hint}")
