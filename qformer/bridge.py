@@ -206,6 +206,10 @@ class Bridge(nn.Module):
             placed = placed.index_put((picture, slot), crops)
             return torch.cat([ours, placed.transpose(1, 2).flatten(2, 3)], dim=2)
 
+        image_embeds = None  # what keys and values are made of, if the crops' is known too
+        if memory.image_embeds is not None and focal.memory.image_embeds is not None:
+            image_embeds = join(memory.image_embeds[:, None], focal.memory.image_embeds[:, None])
+            image_embeds = image_embeds[:, 0]
         attention_mask = memory.attention_mask
         if attention_mask is not None:
             ones = attention_mask.new_ones(pictures, slots * tokens)
@@ -215,7 +219,7 @@ class Bridge(nn.Module):
             keys=[join(*pair) for pair in zip(memory.keys, focal.memory.keys, strict=True)],
             values=[join(*pair) for pair in zip(memory.values, focal.memory.values, strict=True)],
             attention_mask=attention_mask,
-            image_embeds=None,  # no longer made of one set of image_embeds
+            image_embeds=image_embeds,
         )
         return joined, torch.cat([bias, extra.flatten(-2)], dim=-1)
 

@@ -95,6 +95,7 @@ class Stage1(nn.Module):
         seen = _rows_of(memory, patch_bias, query_embeds)
         if seen != rows:
             raise LoupeError(f"{rows} texts for {seen} rows of pictures and regions")
+        memory, patch_bias = _evened(memory, patch_bias)
         query_pass, text_pass, written = self.qformer.run(
             [
                 QFormerPass(memory, query_embeds, patch_bias=patch_bias),
@@ -291,6 +292,27 @@ def _gathered_rows(tensor: Tensor | None, index: Tensor, dim: int) -> Tensor | N
     if tensor is None:
         return None
     return gather_with_gradient(tensor.movedim(dim, 0))[index].movedim(0, dim)
+
+
+def _evened(memory: ImageMemory, patch_bias: Tensor | None) -> tuple[ImageMemory, Tensor | None]:
+    """The same with as many tokens as the memory of any process: focal crops make them differ. The
+    new ones are hidden from all rows."""
+    if world()[1] == 1 or patch_bias is None:
+        return memory, patch_bias
+    longest = torch.tensor(memory.num_tokens, device=patch_bias.device)
+    dist.all_reduce(longest, op=dist.ReduceOp.MAX)
+    new = int(longest) - memory.num_tokens
+
+    def padded(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else F.pad(tensor, (0, 0, 0, new))
+
+    evened = ImageMemory(
+        [cast(Tensor, padded(keys)) for keys in memory.keys],
+        [cast(Tensor, padded(values)) for values in memory.values],
+        None if memory.attention_mask is None else F.pad(memory.attention_mask, (0, new)),
+        padded(memory.image_embeds),
+    )
+    return evened, F.pad(patch_bias, (0, new), value=-torch.inf)
 
 
 def _twice(tensor: Tensor | None, pictures: int, dim: int) -> Tensor | None:
