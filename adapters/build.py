@@ -13,6 +13,7 @@ from adapters.checkpoint import CONFIG, LORA, is_relative, load_config, load_tra
 from adapters.config import PartConfig, TokenizerConfig
 from adapters.folder import HERE, read_json, read_settings
 from adapters.memory import Placement, Quantize
+from adapters.packages import PREFIX, locate_package
 from adapters.published import (
     PRESETS,
     PUBLISHED,
@@ -203,7 +204,14 @@ def open_part(
 
 
 def locate(folder: Path, path: str) -> Source:
-    """A part's folder beside the checkpoint, an absolute folder, or a hub id."""
+    """A part's folder beside the checkpoint, an absolute folder, a package's, or a hub id."""
+    if path.startswith(PREFIX):
+        return locate_package(path.removeprefix(PREFIX))
     if is_relative(folder, path):
         return folder / path
     return Path(path) if Path(path).is_absolute() else path
+
+
+def anchored(folder: Path, path: str) -> str:
+    """The same path as it can be told outside of the checkpoint; what is not beside it stays."""
+    return str(folder / path) if is_relative(folder, path) else path

@@ -186,14 +186,21 @@ def trained_of(
 
 def write_manifest(folder: Path) -> None:
     """(Re)write manifest.json from the files as they are now."""
-    files = {name: sha256(folder / name) for name in guarded(folder, load_config(folder))}
+    list_files(folder, guarded(folder, load_config(folder)))
+
+
+def list_files(folder: Path, names: Sequence[str]) -> None:
+    """Write a manifest.json of these files."""
+    files = {name: sha256(folder / name) for name in names}
     (folder / MANIFEST).write_text(json.dumps({"sha256": files}, indent=2) + "\n")
 
 
-def verify(folder: Path) -> None:
-    """Raises CheckpointError, naming the file, if one is missing or differs by as much as a bit."""
+def verify(folder: Path, listed: str = CONFIG) -> None:
+    """Raises CheckpointError, naming the file, if one is missing or differs by as much as a bit.
+
+    listed: a file without which the manifest is none."""
     files = read_json(folder / MANIFEST).get("sha256")
-    if not isinstance(files, dict) or CONFIG not in files:
+    if not isinstance(files, dict) or listed not in files:
         raise CheckpointError(f"{folder / MANIFEST} is damaged: copy the folder again")
     for name, expected in files.items():
         path = folder / name

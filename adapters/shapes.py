@@ -7,10 +7,12 @@ without a network; of anything else config.json is read.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from adapters.build import locate
 from adapters.config import PartConfig
 from adapters.folder import LANGUAGE_CLASSES, WHOLE, read_settings
 from adapters.vision import ARCHITECTURES
@@ -76,7 +78,7 @@ class BareVision:
 def settings_of(part: PartConfig) -> dict[str, Any]:
     if part.path in KNOWN:
         return KNOWN[part.path]
-    return read_settings(part.path, "config.json", part.revision)
+    return read_settings(locate(Path(), part.path), "config.json", part.revision)
 
 
 def bare_vision(part: PartConfig) -> BareVision:

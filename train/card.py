@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.checkpoint import CONFIG, LORA, MANIFEST, WEIGHTS, load_config
+from adapters.packages import PREFIX, package_of
 from qformer.contracts import LoupeError
 from train.recipe import Recipe
 
@@ -45,11 +46,8 @@ def card(recipe: Recipe, file: Path, run: Path, config: Any) -> str:
         for name in ("vision", "language", "segmenter", "tokenizer")
         if getattr(config, name) is not None
     }
-    base = [part.path for part in parts.values() if not part.path.startswith(".")]
-    rows = [
-        f"| {name} | {part.path} | {part.revision or 'main'} | {licence(part.path)} |"
-        for name, part in parts.items()
-    ]
+    base = [part.path for part in parts.values() if not part.path.startswith((".", PREFIX))]
+    rows = [row(name, part) for name, part in parts.items()]
     data = [f"- {one.format}: `{one.path}`, weight {one.weight:g}" for one in recipe.data]
     head = ["---", "library_name: loupe", "base_model:", *(f"- {name}" for name in base), "---"]
     told = scores(run)
@@ -68,6 +66,16 @@ def card(recipe: Recipe, file: Path, run: Path, config: Any) -> str:
         *([f"- {n}: {v:.4f}" for n, v in told["scores"].items()] if told else ["Not evaluated."]),
         "", "## Recipe", "", "```toml", file.read_text(encoding="utf-8").strip(), "```", "",
     ])  # fmt: skip
+
+
+def row(name: str, part: Any) -> str:
+    """A frozen part's line in the table; one that a Python package carries is told as that."""
+    if part.path.startswith(PREFIX):
+        package = package_of(part.path.removeprefix(PREFIX))
+        return (
+            f"| {name} | {package.pip} (a Python package) | {package.version} | {package.licence} |"
+        )
+    return f"| {name} | {part.path} | {part.revision or 'main'} | {licence(part.path)} |"
 
 
 def scores(run: Path) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from adapters import lora
 from adapters.bert import start_from_bert
-from adapters.build import EMBEDDED, locate
+from adapters.build import EMBEDDED, anchored, locate
 from adapters.chat_template import chat_prompt
 from adapters.checkpoint import (
     CONFIG,
@@ -76,7 +76,8 @@ def open_parts(recipe: Recipe) -> Parts:
         language = open_part(LANGUAGE_MODELS, named["language"], dtype, placement=placement)
     tokenizer = None
     if named["tokenizer"] is not None:
-        tokenizer = open_tokenizer(named["tokenizer"].path, named["tokenizer"].revision)
+        words = named["tokenizer"]
+        tokenizer = open_tokenizer(locate(Path(), words.path), words.revision, words.subfolder)
     torch.manual_seed(recipe.loop.seed)
     bridge = fitting_bridge(recipe, old, vision, language, tokenizer)
     if recipe.stage == "stage1" and heads is None:
@@ -109,7 +110,7 @@ def planned_parts(recipe: Recipe) -> dict[str, Any]:
         for name in named:
             part = getattr(kept, name)
             if named[name] is None and part is not None:
-                named[name] = dataclasses.replace(part, path=str(locate(folder, part.path)))
+                named[name] = dataclasses.replace(part, path=anchored(folder, part.path))
     if recipe.stage == "stage1":
         named["language"] = None
     for name in ("vision", "language")[: 1 + (recipe.stage != "stage1")]:
@@ -136,7 +137,7 @@ def start_folder(name: str) -> Path:
 
 
 def open_part(registry: dict[str, Any], part: PartConfig, dtype: torch.dtype, **more: Any) -> Any:
-    source = Path(part.path) if Path(part.path).is_dir() else part.path
+    source = locate(Path(), part.path)
     return registry[part.kind](source, dtype, part.revision, **part.options, **more)
 
 
