@@ -37,9 +37,7 @@ class SameConv(nn.Conv2d):
     def forward(self, states: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
         if stride == 1:
-            return F.conv2d(
-                states, self.weight, self.bias, padding=kernel // 2, groups=self.groups
-            )
+            return F.conv2d(states, self.weight, self.bias, padding=kernel // 2, groups=self.groups)
         pads: list[int] = []
         for side in (states.shape[3], states.shape[2]):
             total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
@@ -101,7 +99,8 @@ class EfficientNetLite(nn.Module):
         self.fine_width, self.coarse_width = outs[self.fine_block], width
         self.head_width = head.shape[0]
         self.head = SameConv(width, head.shape[0], 1)
-        self.classifier = nn.Linear(*reversed(state["_fc.weight"].shape))
+        classes, width = state["_fc.weight"].shape
+        self.classifier = nn.Linear(width, classes)
 
     def _fill(self, state: Mapping[str, Tensor]) -> None:
         pairs = [(self.stem, "_conv_stem", "_bn0"), (self.head, "_conv_head", "_bn1")]
@@ -117,6 +116,7 @@ class EfficientNetLite(nn.Module):
             for conv, theirs, norm in pairs:
                 gain = state[f"{norm}.weight"] / (state[f"{norm}.running_var"] + NORM_EPS).sqrt()
                 conv.weight.copy_(state[f"{theirs}.weight"] * gain[:, None, None, None])
+                assert conv.bias is not None
                 conv.bias.copy_(state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * gain)
             self.classifier.load_state_dict(
                 {"weight": state["_fc.weight"], "bias": state["_fc.bias"]}

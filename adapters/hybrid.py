@@ -1,4 +1,4 @@
-"""A hybrid ViT (arXiv 2010.11929, section 3.1): transformer blocks over a frozen convolutional trunk.
+"""A hybrid ViT (arXiv 2010.11929, section 3.1): transformer blocks over a frozen trunk.
 
 A patch of 32 pixels is a token. It holds what EfficientNet-Lite says of it at stride 16 (four
 cells) and 32, what its classifier would average, and which of ImageNet's 1,000 classes that speaks
@@ -24,12 +24,14 @@ from torch import Tensor, nn
 from adapters.efficientnet import MEAN, STD, EfficientNetLite
 from adapters.folder import HERE, read_settings
 from adapters.memory import Placement
+from adapters.packages import PREFIX, locate_package
 from adapters.vision import HuggingFaceVisionEncoder, Normalisation
 from adapters.weights import Source, WeightFiles
 from qformer.config import from_dict
 from qformer.contracts import CheckpointError, LoupeError
 
 MODEL_TYPE = "loupe_hybrid"
+TRUNK_PIXELS = Normalisation(MEAN, STD, "bilinear")
 PATCH = 32  # pixels a side of a token: the trunk's coarsest stride
 FINE_CELLS = 4  # cells of stride 16 in a token
 CLASSES = 1000  # of the trunk's classifier
@@ -112,9 +114,7 @@ class HybridVisionEncoder(HuggingFaceVisionEncoder):
 
     model: HybridVit
 
-    def __init__(
-        self, model: HybridVit, normalisation: Normalisation = Normalisation(MEAN, STD, "bilinear")
-    ) -> None:
+    def __init__(self, model: HybridVit, normalisation: Normalisation = TRUNK_PIXELS) -> None:
         super().__init__(model, leading_tokens=1, normalisation=normalisation)
 
     def read(self, pixel_values: Tensor) -> Tensor:
@@ -184,5 +184,7 @@ def open_trunk(source: Source) -> EfficientNetLite:
 
 
 def located(path: str, beside: Path) -> Path:
-    """The trunk's folder: absolute, or relative to the encoder's own."""
+    """The trunk's folder: a package's, absolute, or relative to the encoder's own."""
+    if path.startswith(PREFIX):
+        return locate_package(path.removeprefix(PREFIX))
     return Path(path) if Path(path).is_absolute() else beside / path

@@ -291,7 +291,7 @@ def save_parts(parts: Parts, recipe: Recipe, folder: Path, stage: Any) -> None:
     named = {name: from_folder(part, folder) for name, part in parts.folders.items()}
     if recipe.vision_trains:
         named["vision"] = dataclasses.replace(named["vision"], path="./vision", revision=None)
-    heads = stage.module["stage1"] if "stage1" in stage.module else None
+    heads = stage.module["stage1"] if recipe.stage == "stage1" or recipe.matching else None
     config = CheckpointConfig(
         vision=named["vision"],
         language=None if recipe.stage == "stage1" else named["language"],

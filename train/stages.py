@@ -239,7 +239,9 @@ class AnswerStage(SampleStage):
     def _noted(self, asks: list, soft: list[tuple[Tensor, ...]]) -> Tensor:
         """The loss of what soft tokens are to be like."""
         noted = [
-            (ask[-1].notes, next(iter(tokens[-1].values()))) for ask, tokens in asks if ask[-1].notes
+            (ask[-1].notes, next(iter(tokens[-1].values())))
+            for ask, tokens in asks
+            if ask[-1].notes
         ]
         if not noted:
             return sum(part.sum() for group in soft for part in group) * 0.0
@@ -329,7 +331,7 @@ class TextStage(SampleStage):
         texts = {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
         contrast = None
         if "momentum" in self.module and self.module.training:
-            contrast = self._contrast(memory, inputs, texts)
+            contrast = self._contrast(inputs["memory"], inputs, texts)
         return self.module["stage1"].losses(
             inputs.pop("memory"),
             **texts,

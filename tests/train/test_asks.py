@@ -5,14 +5,30 @@ import torch
 
 from adapters.build import build
 from qformer.contracts import LoupeError
-from train.asks import Wording, collate, lead, place_areas, prompt_of, region_names
+from train.asks import (
+    CloseUps,
+    Visit,
+    Wording,
+    collate,
+    lead,
+    place_area,
+    prompt_of,
+    region_names,
+)
 from train.data.readers import read
 from train.data.sample import Area, Sample, Turn
 from train.data.source import DataConfig
+from train.features import Augment, CacheConfig, Seen, Sight
 
 
 class Plain:
     key = "p"
+
+    def __init__(self, image=None):
+        self.image = image
+
+    def load(self):
+        return self.image
 
 
 AREAS = (Area(box=(0, 0, 12, 12)), Area(box=(20, 10, 39, 29)))
@@ -56,20 +72,28 @@ def test_training_reads_what_a_conversation_reads(tiny_folder, image, instruct, 
     assistant = assistant_of(tiny_folder, instruct)
     ask = wording(assistant).ask(DIALOGUE, turn)
     size = (image.shape[0], image.shape[1])
-    visit_areas = place_areas(DIALOGUE, (0, 1), size, assistant.vision.grid)
-    from train.asks import Visit
+    sight = Sight(assistant.vision, CacheConfig(), Augment(), trained=False)
+    config, picture = assistant.bridge.config.region, Plain(image)
+    visit_areas = {
+        (DIALOGUE.id, n): place_area(area, picture, Seen(None, size), sight, config)
+        for n, area in enumerate(AREAS)
+    }
+    assert any(area.crop is not None for area in visit_areas.values())
 
     rows, columns = assistant.vision.grid
     asked = collate([Visit([ask], visit_areas)], rows * columns, 0)
     view = assistant.encode(image)
+    close_ups = CloseUps(area for group in asked.groups for _, area in group.close_ups)
+    crops = assistant.bridge.remember(sight.stack(close_ups.crops))
     soft = []
     for group in asked.groups:
         memory = assistant.bridge.remember(view.image_embeds[group.pictures])
-        queried = assistant.bridge.query(memory, rows_to(group.rows, torch.device("cpu")))
+        rows_read = rows_to(group.rows, torch.device("cpu"))
+        rows_read.focal = close_ups.focal(group.close_ups, crops)
+        queried = assistant.bridge.query(memory, rows_read)
         soft.append(assistant.bridge.project(queried).unbind())
     ours = prompt_of(assistant.language, *asked.asks[0], soft)
 
-    monkeypatch.setattr(view, "_focal", lambda *_: None)  # which training leaves out
     heard = []
     told = iter([torch.tensor(said.answer[:-1]).tolist() for said in ask])
 
@@ -96,8 +120,6 @@ def test_training_reads_what_a_conversation_reads(tiny_folder, image, instruct, 
 
 
 def test_rows_are_shared_unless_the_question_enters_the_qformer(tiny_folder, image):
-    from train.asks import Visit
-
     samples = [Sample(str(n), Plain(), (Turn(f"what {n}?", ("x",)),)) for n in range(3)]
     counts = {}
     for instruct in (True, False):

@@ -1,6 +1,6 @@
-"""What the photo default starts from: a hybrid ViT around its trunk, and a tokenizer for questions.
+"""What the photo default starts from: a ViT around its trunk, and a tokenizer for questions.
 
-    python -m train.photos.start --texts DATA.jsonl ... --classes INDEX.jsonl --out runs/photos/start
+python -m train.photos.start --texts DATA.jsonl ... --classes INDEX.jsonl --out runs/photos/start
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from adapters.hybrid import CLASSES, HybridConfig, HybridVisionEncoder, HybridVit, open_trunk
+from adapters.hybrid import (
+    CLASSES,
+    HybridConfig,
+    HybridVisionEncoder,
+    HybridVit,
+    located,
+    open_trunk,
+)
 from adapters.language_decoder import DecoderLanguageModel
 from adapters.tokenizer import save_sentencepiece
 from qformer.contracts import LoupeError
@@ -78,17 +85,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Make what the photo default starts from.")
     parser.add_argument("--texts", nargs="+", type=Path, required=True, help="data.jsonl files")
     parser.add_argument("--classes", type=Path, required=True, help="ImageNet's index.jsonl")
-    parser.add_argument("--language", type=Path, required=True, help="the language model's folder")
-    parser.add_argument("--trunk", type=Path, required=True, help="EfficientNet-Lite's folder")
-    parser.add_argument("--trunk-name", help="how config.json names it (--trunk's own path)")
+    parser.add_argument("--language", default="package:smollm2-135m-instruct",
+                        help="a folder or package (%(default)s)")  # fmt: skip
+    parser.add_argument("--trunk", default="package:efficientnet-lite0",
+                        help="an EfficientNet-Lite's folder or package (%(default)s)")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("runs/photos/start"))
     parser.add_argument("--vocabulary", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     torch.manual_seed(arguments.seed)
-    config = HybridConfig(arguments.trunk_name or str(arguments.trunk.resolve()))
-    model = HybridVit(config, open_trunk(arguments.trunk))
-    language = DecoderLanguageModel.open(arguments.language)
+    config, here = HybridConfig(arguments.trunk), Path.cwd()
+    model = HybridVit(config, open_trunk(located(config.trunk, here)))
+    language = DecoderLanguageModel.open(located(arguments.language, here))
     names = name_vectors(class_names(arguments.classes), language, config.names_width)
     model.names.data.copy_(names)
     HybridVisionEncoder(model).save(arguments.out / "vision")
