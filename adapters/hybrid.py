@@ -99,7 +99,8 @@ class HybridVit(nn.Module):
     def blend(self, trunk_tokens: Tensor) -> Tensor:
         """`trunk_tokens` -> image_embeds (B, 1 + patches, width)."""
         parts = trunk_tokens.float().split(self.widths, dim=-1)
-        classes = self.trunk.logits(parts[-1]).softmax(-1)
+        with torch.no_grad():
+            classes = self.trunk.logits(parts[-1]).softmax(-1)
         states = self.positions + self.named(classes @ self.names)
         for source, part in zip(self.sources, parts, strict=True):
             states = states + source(F.layer_norm(part, part.shape[-1:]))
