@@ -189,6 +189,13 @@ def test_no_file_names_a_machine_or_a_registry():
             assert not found, f"{path.relative_to(ROOT)}:{number} names {found[0]!r}"
 
 
+def test_the_tests_ask_no_hub():
+    """Each look-up of a name that is not there would wait for its timeouts."""
+    from huggingface_hub import constants
+
+    assert constants.HF_HUB_OFFLINE
+
+
 def test_the_embedded_default_is_small():
     weights = [path for path in shipped_files() if (ROOT / "adapters/embedded") in path.parents]
     assert sum(path.stat().st_size for path in weights) <= LARGEST_DEFAULT

@@ -64,7 +64,7 @@ def test_gradients_reach_the_decoder_and_not_the_encoder(data, name, tmp_path):
 def test_tuning_helps_is_saved_and_opens_again(data, sam, tmp_path, capsys):
     out = tmp_path / "run"
     words = ["segmenter", str(data / "set.json"), "--from", str(sam), "--out", str(out),
-             "--steps", "100", "--batch", "4", "--rounds", "1", "--lr", "1e-2",
+             "--steps", "40", "--batch", "2", "--rounds", "1", "--lr", "1e-2",
              "--hold", "0.2"]  # fmt: skip
     assert cli.main(words) == 0
     told = json.loads((out / "measured.json").read_text())
