@@ -87,6 +87,10 @@ class HuggingFaceLanguageModel(Frozen):
     def embed(self, input_ids: Tensor) -> Tensor:
         return self.model.get_input_embeddings()(input_ids.to(self.device))
 
+    def forward(self, **inputs: Any) -> Any:
+        """One pass of the model itself, with its own arguments and output."""
+        return self.model(**inputs)
+
     def whole(self, inputs_embeds: Tensor) -> Tensor:
         """A prompt (n, width) as the model itself is given it, whatever it wants added."""
         return inputs_embeds.to(self.device, self.dtype)
