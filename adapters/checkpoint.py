@@ -25,7 +25,8 @@ from torch import Tensor
 
 from adapters import lora
 from adapters.config import CheckpointConfig
-from adapters.folder import listed, read_json
+from adapters.source import read_json
+from adapters.weights import check_fit
 from qformer.bridge import Bridge, BridgeConfig
 from qformer.config import from_dict
 from qformer.contracts import CheckpointError, LoupeError
@@ -141,20 +142,7 @@ def check_weights(
         bridge = Bridge(config)
     stage1 = Stage1(bridge.qformer) if heads else None
     known = bridge.state_dict() | (stage1.state_dict() if stage1 else {})
-    missing = {name for name in known.keys() - weights if not name.startswith(absent)}
-    unexpected = [*(weights.keys() - known), *homeless]
-    if missing or unexpected:
-        raise CheckpointError(
-            f"{what}: {len(missing)} weights missing ({listed(missing) or 'none'}), "
-            f"{len(unexpected)} unexpected ({listed(unexpected) or 'none'})"
-        )
-    shaped = {
-        f"{name} is {tuple(value.shape)}, expected {tuple(known[name].shape)}"
-        for name, value in weights.items()
-        if value.shape != known[name].shape
-    }
-    if shaped:
-        raise CheckpointError(f"{what}: {listed(shaped)}")
+    check_fit(known, weights, what, homeless, absent)
     return bridge, stage1
 
 

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from adapters.folder import read_json
+from adapters.source import read_json
 from qformer.contracts import CheckpointError
 
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's two files

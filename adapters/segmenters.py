@@ -15,10 +15,11 @@ from urllib.request import getproxies
 
 import torch
 
-from adapters.folder import quiet, read_settings
+from adapters.folder import quiet
 from adapters.registry import SEGMENTERS
 from adapters.segmenter_efficientsam import save_efficientsam
 from adapters.segmenter_mobilesam import save_mobilesam
+from adapters.source import ModelSource
 from qformer.contracts import CheckpointError
 
 AUTO = "auto"
@@ -124,7 +125,7 @@ def kind_of(source: str | Path) -> str | None:
         for file, kind in RELEASES.items():
             if (path / file).is_file():
                 return kind
-    return read_settings(source, "config.json").get("model_type")
+    return ModelSource.of(source).model_type
 
 
 def save_segmenter(segmenter: Any, folder: Path) -> None:

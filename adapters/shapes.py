@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from adapters.config import PartConfig
-from adapters.folder import LANGUAGE_CLASSES, WHOLE, read_settings
+from adapters.folder import LANGUAGE_CLASSES
+from adapters.source import WHOLE_MODELS
 from adapters.vision import ARCHITECTURES
-from adapters.vision import WHOLE as WHOLE_VISION
 from qformer.contracts import CheckpointError
 
 
@@ -76,7 +76,7 @@ class BareVision:
 def settings_of(part: PartConfig) -> dict[str, Any]:
     if part.path in KNOWN:
         return KNOWN[part.path]
-    return read_settings(part.path, "config.json", part.revision)
+    return part.source.settings()
 
 
 def bare_vision(part: PartConfig) -> BareVision:
@@ -84,14 +84,15 @@ def bare_vision(part: PartConfig) -> BareVision:
     import transformers
 
     settings = settings_of(part)
-    known = ARCHITECTURES | WHOLE_VISION
-    if settings.get("model_type") not in known:
-        raise CheckpointError(f"{part.path} is no vision encoder Loupe knows: {', '.join(known)}")
-    name, leading = known[settings["model_type"]]
+    if settings.get("model_type") not in ARCHITECTURES:
+        raise CheckpointError(
+            f"{part.path} is no vision encoder Loupe knows: {', '.join(ARCHITECTURES)}"
+        )
+    name, leading = ARCHITECTURES[settings["model_type"]]
     model_class = getattr(transformers, name)
     inner = dict(settings.get("vision_config") or settings)
     inner.pop("model_type", None)
-    if "vision_config" in settings and settings["model_type"] not in WHOLE_VISION:
+    if "vision_config" in settings and settings["model_type"] not in WHOLE_MODELS:
         inner = {k: v for k, v in inner.items() if k != "architectures"}
     config = model_class.config_class(**inner)
     if part.image_size:
@@ -111,7 +112,7 @@ def bare_language(part: PartConfig, dtype: torch.dtype) -> Any:
     import transformers
 
     settings = settings_of(part)
-    if settings.get("model_type") in WHOLE:
+    if settings.get("model_type") in WHOLE_MODELS:
         settings = settings["text_config"]
         name = LANGUAGE_CLASSES.get(settings.get("model_type", ""))
     else:

@@ -24,9 +24,9 @@ from adapters.checkpoint import (
     verify,
 )
 from adapters.config import CheckpointConfig, PartConfig, TokenizerConfig
-from adapters.folder import read_json
 from adapters.memory import Placement
 from adapters.registry import LANGUAGE_MODELS, VISION_ENCODERS
+from adapters.source import read_json
 from adapters.tokenizer import open_tokenizer
 from qformer.bridge import Bridge, BridgeConfig
 from qformer.contracts import Decoding, LoupeError
@@ -76,7 +76,7 @@ def open_parts(recipe: Recipe) -> Parts:
         language = open_part(LANGUAGE_MODELS, named["language"], dtype, placement=placement)
     tokenizer = None
     if named["tokenizer"] is not None:
-        tokenizer = open_tokenizer(named["tokenizer"].path, named["tokenizer"].revision)
+        tokenizer = open_tokenizer(named["tokenizer"].source)
     torch.manual_seed(recipe.loop.seed)
     bridge = fitting_bridge(recipe, old, vision, language, tokenizer)
     if recipe.stage == "stage1" and heads is None:
@@ -109,7 +109,7 @@ def planned_parts(recipe: Recipe) -> dict[str, Any]:
         for name in named:
             part = getattr(kept, name)
             if named[name] is None and part is not None:
-                named[name] = dataclasses.replace(part, path=str(locate(folder, part.path)))
+                named[name] = dataclasses.replace(part, path=str(locate(folder, part)))
     if recipe.stage == "stage1":
         named["language"] = None
     for name in ("vision", "language")[: 1 + (recipe.stage != "stage1")]:
@@ -136,8 +136,7 @@ def start_folder(name: str) -> Path:
 
 
 def open_part(registry: dict[str, Any], part: PartConfig, dtype: torch.dtype, **more: Any) -> Any:
-    source = Path(part.path) if Path(part.path).is_dir() else part.path
-    return registry[part.kind](source, dtype, part.revision, **part.options, **more)
+    return registry[part.kind](part.source, dtype, **part.options, **more)
 
 
 def fitting_config(

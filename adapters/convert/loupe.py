@@ -32,9 +32,7 @@ def read(folder: Path) -> Model:
     check_weights(config.bridge, weights, f"{folder / WEIGHTS}", heads=config.heads)
 
     def placed(part: Any) -> Any:
-        source = locate(folder, part.path)
-        path = str(source.resolve()) if isinstance(source, Path) else source
-        return dataclasses.replace(part, path=path)
+        return dataclasses.replace(part, path=locate(folder, part).absolute)
 
     parts: dict[str, Any] = {
         name: placed(part)

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from adapters.build import HUB_ID
-from adapters.folder import is_folder
 from adapters.peers.huggingface import HuggingFacePeer
 from adapters.peers.matchers import (
     AlignPeer,
@@ -24,6 +23,7 @@ from adapters.peers.matchers import (
 )  # fmt: skip
 from adapters.peers.server import ServerPeer
 from adapters.peers.writers import Blip2Peer, BlipAnswerPeer, BlipCaptionPeer, InstructBlipPeer
+from adapters.source import ModelSource
 from qformer.contracts import CheckpointError, LoupeError
 
 PEERS: dict[str, type[HuggingFacePeer]] = {
@@ -54,6 +54,6 @@ def open_peer(
         close = difflib.get_close_matches(kind, [*PEERS, SERVER], n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join([*PEERS, SERVER])}"
         raise LoupeError(f"there is no peer {kind!r}: {hint}")
-    if not is_folder(source) and not HUB_ID.fullmatch(str(source)):
+    if not ModelSource.of(source).is_folder and not HUB_ID.fullmatch(str(source)):
         raise CheckpointError(f"there is no folder {source}: give a {kind}'s folder or hub id")
     return PEERS[kind].open(source, name or kind, dtype).to(device)

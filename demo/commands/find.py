@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         raise QuestionError("the text is empty: say what to look for")
     image = load_image(args.image)
     lone = args.model.endswith(SUFFIXES) and args.language is None
-    settings = {} if args.model.endswith(SUFFIXES) else find(args.model)[1]
+    settings = {} if args.model.endswith(SUFFIXES) else find(args.model).settings()
     ranker = None
     if lone or compares(settings) or settings.get("architectures") == [RETRIEVAL]:
         ranker = build_ranker(

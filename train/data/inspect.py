@@ -93,8 +93,8 @@ def wording_of(model: str, recipe: Any = None) -> Wording | None:
         return None
     folder = start_folder(model)
     config = load_config(folder)
-    words = Words(locate(folder, config.language.path), config.language.revision)
-    tokenizer = config.tokenizer and open_tokenizer(locate(folder, config.tokenizer.path))
+    words = Words(locate(folder, config.language))
+    tokenizer = config.tokenizer and open_tokenizer(locate(folder, config.tokenizer))
     prompt, bridge, notes = config.prompt, config.bridge, False
     if recipe is not None:
         prompt, notes = recipe.prompt or prompt, recipe.notes is not None
