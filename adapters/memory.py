@@ -15,7 +15,8 @@ from qformer.contracts import CheckpointError
 
 Quantize = Literal["int8", "nf4"]
 Shapes = Mapping[str, tuple[int, ...]]  # name of a weight -> its shape
-NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 # Bytes a weight of a quantised linear layer takes, and each of its rows: int8 has a float32 scale
 # for every row, nf4 one for every 64 weights.
 QUANTIZED: dict[Quantize, tuple[float, int]] = {"int8": (1.0, 4), "nf4": (0.5 + 4 / 64, 0)}

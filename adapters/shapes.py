@@ -60,7 +60,6 @@ KNOWN: dict[str, dict[str, Any]] = {
         "model_type": "blip-2", "vision_config": {}, "text_config": opt(2560, 32, 32)
     },
 }  # fmt: skip
-EARLIER = {"clip": 1}  # blocks that are not read
 
 
 @dataclass

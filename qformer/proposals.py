@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .contracts import LoupeError
+from .contracts import LoupeError, RegionError
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,23 @@ class Proposal:
     ) -> Proposal:
         """From a part of a picture of (height, width) `size`: bool (h, w) at `corner` (x, y),
         outside of which there is nothing."""
-        ys, xs = window.any(1).nonzero(), window.any(0).nonzero()
-        x0, y0, x1, y1 = int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
+        x0, y0, x1, y1 = box_around(window)
         x, y = corner
         runs = run_lengths(window[y0:y1, x0:x1], (x + x0, y + y0), size)
         box = (x + x0, y + y0, x + x1, y + y1)
         return cls(runs, size, box, int(runs[1::2].sum()), score, **known)
+
+
+def box_around(region_mask: Tensor) -> tuple[int, int, int, int]:
+    """Find the box (x0, y0, x1, y1) of bool (H, W) in pixels; x1 and y1 lie just outside.
+
+    Raises RegionError where it is empty.
+    """
+    pixels = region_mask.view(torch.uint8)  # whose maximum is ten times as quick as `any`
+    if not pixels.numel() or not pixels.any():
+        raise RegionError("the region covers no pixel: click again, or ask without a region")
+    ys, xs = (pixels.amax(axis).nonzero().flatten() for axis in (1, 0))
+    return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
 
 
 def run_lengths(

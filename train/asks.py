@@ -25,6 +25,7 @@ from qformer.prompt import (
     instruction,
     lay_out,
 )
+from qformer.proposals import box_around
 from qformer.regions import box_geometry, patch_coverage
 from train.data.sample import BadSampleError, Sample, Turn
 
@@ -173,9 +174,7 @@ def place_areas(
     placed = {}
     for area in used:
         region_mask = sample.areas[area].region_mask(size)
-        ys = region_mask.any(1).nonzero().flatten()
-        xs = region_mask.any(0).nonzero().flatten()
-        box = (float(xs[0]), float(ys[0]), float(xs[-1]) + 1, float(ys[-1]) + 1)
+        box = box_around(region_mask)
         placed[sample.id, area] = (
             patch_coverage(region_mask, grid),
             box_geometry(box, float(region_mask.sum()), size),

@@ -24,7 +24,7 @@ from adapters.checkpoint import (
     verify,
 )
 from adapters.config import CheckpointConfig, PartConfig, TokenizerConfig
-from adapters.memory import Placement
+from adapters.memory import DTYPES, Placement
 from adapters.registry import LANGUAGE_MODELS, VISION_ENCODERS
 from adapters.source import read_json
 from adapters.tokenizer import open_tokenizer
@@ -34,7 +34,6 @@ from qformer.prompt import PromptConfig
 from qformer.stage1 import Stage1
 from train.recipe import Recipe
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NEW = ("region_upgrade.", "language_projection.", "familiarity.")  # may be missing at the start
 LEFT = (*NEW, "stage1.")  # may be left over
 LAYERS = "qformer.layers."

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from adapters import lora
-from adapters.memory import QUANTIZED, gigabytes, is_quantized
+from adapters.memory import DTYPES, QUANTIZED, gigabytes, is_quantized
 from adapters.shapes import BareVision, bare_language, bare_vision
 from qformer.bridge import Bridge
 from qformer.contracts import LoupeError
 from qformer.stage1 import Stage1
 from train.config import CONFIGS
-from train.parts import DTYPES, planned_bridge, planned_parts
+from train.parts import planned_bridge, planned_parts
 from train.recipe import LoraConfig, Recipe, read_recipe
 
 # name -> (GB, bf16 TFLOP/s as its maker gives them)

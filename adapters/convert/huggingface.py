@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adapters.checkpoint import LORA, check_weights, whole
+from adapters.checkpoint import LORA, check_weights
 from adapters.config import CheckpointConfig, PartConfig, TokenizerConfig
 from adapters.convert.model import Loose, Model, Report, language_of, vision_of
+from adapters.files import whole_folder
 from adapters.folder import listed, quiet
 from adapters.published import (
     PRESETS,
@@ -127,7 +128,7 @@ def write(model: Model, target: Path) -> Report:
         names = (k for k in loose.weights if not k.startswith("post_layernorm."))
         frozen = {f"vision_model.{name}": loose.weights[name] for name in names}
     image_id = None
-    with whole(target) as folder:
+    with whole_folder(target) as folder:
         if form != BARE_CLASS and model.config.language is not None:
             spoken, text_config = language_of(model)
             image_id = _save_tokenizer(model, folder, spoken, text_config)

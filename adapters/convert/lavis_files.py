@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from adapters import lavis_vision as names
 from adapters.checkpoint import check_weights
 from adapters.config import CheckpointConfig, PartConfig, TokenizerConfig
 from adapters.convert.model import Model, Report, vision_of
+from adapters.files import whole_file
 from adapters.lavis import hold, shape_of, stop_of, vision_kind
 from adapters.lavis_vision import loose_vision
 from adapters.published import PRESETS, bert_tokenizer, prompt_of
@@ -99,11 +99,7 @@ def write(model: Model, target: Path) -> Report:
     if config.language is not None:
         remarks.append("LAVIS reads the language model from its own folder: it is left out")
     target.parent.mkdir(parents=True, exist_ok=True)
-    new = target.with_name(f".{target.name}.new")
-    try:
-        torch.save({"model": {k: v.contiguous() for k, v in weights.items()}}, new)
-        os.replace(new, target)
-    finally:
-        new.unlink(missing_ok=True)
+    with whole_file(target) as file:
+        torch.save({"model": {k: v.contiguous() for k, v in weights.items()}}, file)
     left = (*model.homeless, *homeless)
     return Report("a LAVIS file", len(weights), (), left, tuple(remarks))

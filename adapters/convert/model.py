@@ -16,9 +16,6 @@ from adapters.lavis_vision import Loose
 from adapters.tokenizer import open_tokenizer
 from adapters.weights import WeightFiles
 
-# settings beside a model's weights, by file name
-Files = Mapping[str, Mapping[str, Any]]
-
 
 @dataclass(frozen=True)
 class Model:

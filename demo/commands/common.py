@@ -11,9 +11,9 @@ from typing import Any
 
 
 def dtype_wanted(args: argparse.Namespace) -> Any:
-    import torch
+    from adapters.memory import DTYPES
 
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[args.dtype]
+    return DTYPES[args.dtype]
 
 
 def assistant_of(args: argparse.Namespace) -> Any:
