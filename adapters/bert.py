@@ -1,7 +1,9 @@
-"""A Q-Former that starts from a BERT: VLMo's order (arXiv 2111.02358), first text, then pictures.
+"""A Q-Former that starts from a BERT, as BLIP-2's does (arXiv 2301.12597, section 3.1).
 
-The layers' self-attention and the text's feed-forward are BERT's; the queries' feed-forward, the
-other modality expert, starts as a copy of it. Cross-attention and queries stay as they were drawn.
+The layers' self-attention and the text's feed-forward are BERT's; the queries' feed-forward starts
+as a copy of it. Cross-attention and queries stay as they were drawn. So text is learned first, then
+pictures: the other way round than VLMo (arXiv 2111.02358), whose two modality experts these
+feed-forwards are like. VLMo learns images first, then text with its self-attention frozen.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 import adapters
 
@@ -37,7 +36,17 @@ FOREIGN = {
 # The one module of others that is added to: transformers' SAM 3 lacks a function where there is no
 # torchvision, and is given ours.
 ADDED_TO = {("adapters.segmenter_sam3", "modeling_sam3.torchvision")}
-DIRECTORIES = {".ci", "adapters", "benchmarks", "demo", "docs", "qformer", "tests", "train"}
+DIRECTORIES = {
+    ".ci",
+    ".github",
+    "adapters",
+    "benchmarks",
+    "demo",
+    "docs",
+    "qformer",
+    "tests",
+    "train",
+}
 BINARY = {".gif", ".jpeg", ".jpg", ".model", ".npz", ".png", ".pt", ".safetensors", ".webp"}
 LONGEST_FILE = 450  # lines: a file is read in one sitting
 LARGEST_DEFAULT = 25_000_000  # bytes of embedded weights
@@ -266,11 +275,17 @@ def test_the_checkpoint_in_the_docs_is_one_that_loads():
     assert config.bridge.language_width == 2560
 
 
-def test_the_readmes_python_runs(tiny_assistant, tmp_path, monkeypatch, capsys):
+def test_the_readmes_commands_name_pictures_that_ship():
+    readme = (ROOT / "README.md").read_text()
+    named = re.findall(r"^loupe (?:ask|caption|find|segment) (?!-)(\S+)", readme, re.MULTILINE)
+    assert len(named) > 5
+    assert not [name for name in named if not (ROOT / name).is_file()]
+
+
+def test_the_readmes_python_runs(tiny_assistant, monkeypatch, capsys):
     """On a random model: what the README writes is what the code offers."""
     monkeypatch.setattr(adapters, "build", lambda: tiny_assistant)
-    monkeypatch.chdir(tmp_path)
-    Image.new("RGB", (400, 300), "orange").save("scene.png")
+    monkeypatch.chdir(ROOT)
     readme = (ROOT / "README.md").read_text()
     names: dict = {}
     for snippet in re.findall(r"```python\n(.*?)```", readme, re.DOTALL):
