@@ -73,7 +73,7 @@ def _numbers(row: Any) -> int:
 
 
 def write_region(region_mask: Tensor, path: Path, form: str, **known: Any) -> None:
-    """As a PNG, white where the region is, or as a COCO annotation; known: its further keys."""
+    """Write a PNG, white where the region is, or a COCO annotation; known: its further keys."""
     if form != "png":
         write_json(path, annotation(Proposal.of(region_mask.cpu(), 0.0), form, **known))
         return

@@ -56,7 +56,7 @@ class HuggingFaceLanguageModel(Frozen):
         return cls(model, words)  # type: ignore[call-arg]
 
     def recompute(self) -> None:
-        """From now on a layer's activations are computed again in the backward pass, not kept
+        """Compute each layer's activations again in the backward pass, instead of keeping them
         (gradient checkpointing, arXiv 1604.06174)."""
         from transformers.modeling_layers import GradientCheckpointingLayer
 

@@ -102,7 +102,7 @@ def loose_vision(file: Path, visual: dict[str, Tensor], vision: Source | None) -
 
 
 def open_loose(loose: Loose, file: Path, dtype: torch.dtype) -> HuggingFaceVisionEncoder:
-    """It at work, read at the last block it has, as BLIP-2 does. Raises CheckpointError."""
+    """Open it as an encoder read at its last block, as in BLIP-2. Raises CheckpointError."""
     import transformers
 
     model_class = getattr(transformers, loose.config["architectures"][0])

@@ -87,13 +87,13 @@ def attach_inside(
 
 
 def train_alone(module: nn.Module) -> None:
-    """Of a module with a LoRA inside, that alone learns."""
+    """Let the LoRA inside a module learn, and nothing else of it."""
     for name, parameter in module.named_parameters():
         parameter.requires_grad_("lora_" in name)
 
 
 def merged(module: Module) -> Module:
-    """A copy without the LoRA inside it, which is added to its weights."""
+    """Copy a module with the LoRA inside it added to its weights, and gone."""
     from peft.tuners.lora import LoraLayer
 
     plain = copy.deepcopy(module)

@@ -49,7 +49,7 @@ def region(view: View, wanted: Any, number: int, folder: Path = Path()) -> Regio
 def regions(
     view: View, wanted: Any, number: int, folder: Path = Path(), every: bool = False
 ) -> list[Region]:
-    """As `region`; every: all readings of it, best first."""
+    """Make the Regions that `region` chooses from; every: all readings of it, best first."""
     if not isinstance(wanted, dict) or not wanted or not set(wanted) <= set(REGION_KEYS):
         raise RegionError(f'a region is {{"points"}}, {{"box"}} or {{"mask"}}, not {shown(wanted)}')
     name = f"region {number}"

@@ -59,7 +59,7 @@ class Everything:
             raise LoupeError("stability_score_offset and min_mask_region_area must not be negative")
 
     def over(self, usual: Everything) -> Everything:
-        """Those of `usual` where these say nothing."""
+        """Take the settings of `usual` where these say nothing."""
         left = [name for name in self.names() if getattr(self, name) is None]
         return replace(self, **{name: getattr(usual, name) for name in left})
 
@@ -88,7 +88,7 @@ class Proposal:
 
     @classmethod
     def of(cls, region_mask: Tensor, score: float, **known: Any) -> Proposal:
-        """From bool (height, width) with at least one pixel; known: the further fields."""
+        """Make one from bool (height, width) with at least one pixel; known: the further fields."""
         size = region_mask.shape[0], region_mask.shape[1]
         return cls.within(region_mask, (0, 0), size, score, **known)
 
@@ -101,8 +101,8 @@ class Proposal:
         score: float,
         **known: Any,
     ) -> Proposal:
-        """From a part of a picture of (height, width) `size`: bool (h, w) at `corner` (x, y),
-        outside of which there is nothing."""
+        """Make one from a part of a picture of (height, width) `size`: bool (h, w) at `corner`
+        (x, y), outside of which there is nothing."""
         x0, y0, x1, y1 = box_around(window)
         x, y = corner
         runs = run_lengths(window[y0:y1, x0:x1], (x + x0, y + y0), size)

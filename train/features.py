@@ -101,7 +101,7 @@ class FeatureCache:
         self.full = False
 
     def get(self, digest: str) -> Seen | None:
-        """None for a picture that is not there; a damaged file is not there either."""
+        """Read a picture's features; None where they are missing or their file is damaged."""
         path = self._path(digest)
         try:
             content = path.read_bytes()

@@ -103,7 +103,7 @@ class Plan:
         return rows + [f"note: {note}" for note in self.notes]
 
     def record(self) -> dict[str, Any]:
-        """For scripts."""
+        """Give the plan as one JSON object, for scripts."""
         return {
             "parts": {name: vars(part) for name, part in self.parts.items()},
             "memory": self.memory, "gradients": self.gradients, "optimizer": self.optimizer,

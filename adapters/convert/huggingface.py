@@ -110,7 +110,7 @@ def _told_by(config: Any, source: ModelSource) -> CheckpointConfig:
 
 
 def _plain(config: CheckpointConfig) -> dict[str, Any]:
-    """As config.json holds it."""
+    """Turn a config into what config.json holds."""
     values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
     return values
 

@@ -76,7 +76,7 @@ class SentenceEncoder(Frozen):
 
 
 def pooling_of(source: str | Path) -> str:
-    """As Sentence-Transformers writes it beside the model; of a bare model "mean".
+    """Read the pooling that Sentence-Transformers wrote beside a model; "mean" for a bare model.
 
     Raises CheckpointError for what is not read here.
     """

@@ -26,7 +26,7 @@ def lean_import() -> Iterator[None]:
 
 @contextmanager
 def unswept() -> Iterator[None]:
-    """While much is made and all of it stays, no search for what could go; nor later in that."""
+    """Search for no garbage while much is made and all of it stays; nor in that later."""
     swept = gc.isenabled()
     gc.disable()
     try:

@@ -67,7 +67,7 @@ class Worker:
         return len(self._quick) + len(self._steady)
 
     def take(self, owner: Any, name: str, part: str) -> None:
-        """From now on this worker makes the calls of owner's method `name`."""
+        """Make the calls of owner's method `name` from now on."""
         turn = Turn(self, getattr(owner, name), part, own=name in vars(owner))
         setattr(owner, name, turn)
         self._taken.append((ref(owner), name, ref(turn)))

@@ -111,8 +111,8 @@ def whole(config: DataConfig) -> list[str]:
 def draw(
     config: DataConfig, kinds: list[list[str]]
 ) -> Iterator[tuple[dict, list[tuple[str, np.ndarray]]]]:
-    """Of each picture its id and place, and TURNS questions with their cells (3, 3): of all kinds
-    as many, and half of them true of a cell where the picture lets them."""
+    """Yield for each picture its id and place, and TURNS questions with their cells (3, 3): equally
+    many of each kind, and half of them true of a cell where the picture lets them."""
     file = config.inside(f"{config.split or 'train_small'}.npz")
     grids = read_grids(array_of(file))
     pictures = len(grids["red"])

@@ -71,8 +71,8 @@ class AssistantModel:
         return together.likelihoods(self.assistant, questions, views=self._views(questions))
 
     def _views(self, questions: Sequence[Question]) -> list[View]:
-        """Of the questions' pictures. Those of the last call are kept, and no others: a picture
-        that the next arm shows again is not encoded again."""
+        """Give the Views of the questions' pictures. Those of the last call are kept, and no
+        others: a picture that the next arm shows again is not encoded again."""
         read: dict[int, Read] = {}
         for image in (question.image for question in questions):
             # A View holds its image: no other gets its id.

@@ -73,7 +73,7 @@ def read_cases(asked: Asked) -> Cases:
 
 
 def list_cases(asked: Asked) -> tuple[list[Case], Tally]:
-    """As `read_cases`; no picture is touched."""
+    """List the cases that `read_cases` reads, without touching a picture."""
     tally = Tally()
     cases = list(unique(asked.definition.cases(read(asked.data, tally)), tally))
     cases = spread(cases, asked.limit)
@@ -202,8 +202,8 @@ class Run:
 def batches(
     items: Sequence[Item], size: int, picture: Callable[[Item], Hashable]
 ) -> Iterator[list[Item]]:
-    """At most `size` at once. What is asked about one picture in a row is not parted where it fits,
-    so that the picture is read once."""
+    """Yield at most `size` at once. What is asked about one picture in a row stays together where
+    it fits, so that the picture is read once."""
     batch: list[Item] = []
     for _, group in groupby(items, picture):
         together = list(group)
