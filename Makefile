@@ -8,6 +8,8 @@ PORT ?= 7860
 ARGS ?=
 # The tests' models are tiny: one thread each is fastest, and gives the same numbers everywhere.
 TEST_THREADS ?= 1
+# The files are shared out among so many processes: one for each core, 8 at most; 0 for none.
+TEST_PROCESSES ?= auto
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -37,8 +39,9 @@ format: $(VENV)/.installed-dev  ## format, and fix what the linter can
 types: $(VENV)/.installed-dev  ## mypy on qformer/ and adapters/
 	$(BIN)/mypy
 
-unit: $(VENV)/.installed-dev  ## the tests alone (ARGS="-k region -x")
-	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest $(ARGS)
+unit: $(VENV)/.installed-dev  ## the tests alone (ARGS="-k region -x", ARGS="-m 'not slow'")
+	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest \
+	  -n $(TEST_PROCESSES) --maxprocesses 8 --dist loadfile $(ARGS)
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null \
 	  || command -v google-chrome >/dev/null || { \
 	  echo; \

@@ -1,7 +1,9 @@
-"""A Q-Former that starts from a BERT: VLMo's order (arXiv 2111.02358), first text, then pictures.
+"""A Q-Former that starts from a BERT, as BLIP-2's does (arXiv 2301.12597, section 3.1).
 
-The layers' self-attention and the text's feed-forward are BERT's; the queries' feed-forward, the
-other modality expert, starts as a copy of it. Cross-attention and queries stay as they were drawn.
+The layers' self-attention and the text's feed-forward are BERT's; the queries' feed-forward starts
+as a copy of it. Cross-attention and queries stay as they were drawn. So text is learned first, then
+pictures: the other way round than VLMo (arXiv 2111.02358), whose two modality experts these
+feed-forwards are like. VLMo learns images first, then text with its self-attention frozen.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import torch
 from torch import Tensor
 
 from adapters.folder import listed
-from adapters.weights import Source, WeightFiles
+from adapters.source import Source
+from adapters.weights import WeightFiles
 from qformer.contracts import CheckpointError
 from qformer.convert import from_lavis
 from qformer.qformer import QFormer
@@ -22,13 +25,11 @@ DRAWN = ("qformer.query_tokens", ".cross_attention.")  # BERT has none
 
 
 @torch.no_grad()
-def start_from_bert(
-    qformer: QFormer, source: Source, heads: Stage1 | None = None, revision: str | None = None
-) -> None:
+def start_from_bert(qformer: QFormer, source: Source, heads: Stage1 | None = None) -> None:
     """Put the weights of a BERT folder or hub id into `qformer`, and those of its language-model
     head into stage 1's. Words that BERT lacks ([DEC]) keep their start. Raises CheckpointError for
     a BERT of another shape."""
-    files = WeightFiles(source, revision)
+    files = WeightFiles(source)
     weights = renamed(files.read(files))
     own = {f"qformer.{name}": value for name, value in qformer.state_dict(keep_vars=True).items()}
     head = {} if heads is None else {

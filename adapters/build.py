@@ -11,7 +11,7 @@ from torch import nn
 from adapters import lavis, lora
 from adapters.checkpoint import CONFIG, LORA, is_relative, load_config, load_trained, verify
 from adapters.config import PartConfig, TokenizerConfig
-from adapters.folder import HERE, read_json, read_settings
+from adapters.folder import HERE
 from adapters.memory import Placement, Quantize
 from adapters.packages import PREFIX, locate_package
 from adapters.published import (
@@ -24,8 +24,8 @@ from adapters.published import (
 )
 from adapters.registry import LANGUAGE_MODELS, SEGMENTERS, VISION_ENCODERS
 from adapters.segmenters import AUTO, HUB_ID, default_name, open_segmenter
+from adapters.source import ModelSource, Source
 from adapters.tokenizer import open_tokenizer
-from adapters.weights import Source
 from qformer.assistant import Assistant, AssistantConfig
 from qformer.contracts import CheckpointError
 from qformer.retrieval import Ranker
@@ -68,7 +68,8 @@ def build(
         )
     if vision is not None or language is not None:
         raise CheckpointError(f"{model} brings its own frozen parts: leave out vision and language")
-    source, settings = find(model)
+    source = find(model)
+    settings = source.settings()
     if settings.get("architectures") == [RETRIEVAL] or compares(settings):
         raise CheckpointError(
             f"{model} compares pictures with texts and answers no questions: loupe rank and loupe "
@@ -77,8 +78,8 @@ def build(
     if settings.get("model_type") in PUBLISHED:
         parts = open_published(source, settings["model_type"], dtype, placement=placement)
         assistant = published_assistant(parts, segmenter or default_name(device), dtype)
-    elif "vision" in settings and isinstance(source, Path):
-        assistant = open_checkpoint(source, segmenter, dtype, placement)
+    elif "vision" in settings and source.is_folder:
+        assistant = open_checkpoint(source.folder, segmenter, dtype, placement)
     else:
         raise CheckpointError(
             f"{model} is of another kind (its {CONFIG} names no vision encoder, and is neither "
@@ -100,15 +101,17 @@ def build_ranker(
     placement = Placement(str(device))
     if str(model).endswith(lavis.SUFFIXES):
         return lavis.open_ranker(Path(model), vision, tokenizer, dtype, placement).to(device)
-    source, settings = find(model)
-    if settings.get("heads") and isinstance(source, Path):
-        verify(source)
-        config = load_config(source)
-        bridge, stage1 = load_trained(source, config)
+    source = find(model)
+    settings = source.settings()
+    if settings.get("heads") and source.is_folder:
+        folder = source.folder
+        verify(folder)
+        config = load_config(folder)
+        bridge, stage1 = load_trained(folder, config)
         assert stage1 is not None  # config.heads
         assert config.tokenizer is not None
-        encoder = open_part(source, VISION_ENCODERS, config.vision, dtype, placement)
-        words = tokenizer_of(source, config.tokenizer)
+        encoder = open_part(folder, VISION_ENCODERS, config.vision, dtype, placement)
+        words = tokenizer_of(folder, config.tokenizer)
         return Ranker(encoder, bridge, stage1, words, config.bridge.end_id).to(device)
     if settings.get("model_type") == "blip-2" and settings.get("architectures") == [RETRIEVAL]:
         return open_retrieval(source, dtype, placement=placement).to(device)
@@ -133,18 +136,18 @@ def placed(assistant: Assistant, placement: Placement) -> Assistant:
     return assistant
 
 
-def find(model: str | Path) -> tuple[Source, dict[str, Any]]:
-    """A model's folder or hub id, and what its config.json says."""
+def find(model: str | Path) -> ModelSource:
+    """A model's folder or hub id. Raises CheckpointError where it has no config.json."""
     folder = EMBEDDED if str(model) == "embedded" else Path(model)
     if not folder.is_dir() and HUB_ID.fullmatch(str(model)):
-        return str(model), read_settings(str(model), CONFIG)
+        return ModelSource(str(model))
     if not (folder / CONFIG).is_file():
         raise CheckpointError(
             f"{str(model)!r} is not a model (it holds no {CONFIG}): give 'embedded', the folder of "
             "a Loupe checkpoint or of a published BLIP-2 or InstructBLIP, or a hub id such as "
             "Salesforce/blip2-opt-2.7b"
         )
-    return folder, read_json(folder / CONFIG)
+    return ModelSource(folder)
 
 
 def published_assistant(parts: Published, segmenter: str | Path, dtype: torch.dtype) -> Assistant:
@@ -182,7 +185,7 @@ def open_checkpoint(
 
 def tokenizer_of(folder: Path, chosen: TokenizerConfig) -> Any:
     """The Q-Former's tokenizer that the config.json in `folder` names."""
-    return open_tokenizer(locate(folder, chosen.path), chosen.revision, chosen.subfolder)
+    return open_tokenizer(locate(folder, chosen), chosen.subfolder)
 
 
 def open_part(
@@ -200,16 +203,19 @@ def open_part(
     options: dict[str, Any] = {**chosen.options}
     if placement is not None:
         options["placement"] = placement
-    return registry[chosen.kind](locate(folder, chosen.path), dtype, chosen.revision, **options)
+    return registry[chosen.kind](locate(folder, chosen), dtype, **options)
 
 
-def locate(folder: Path, path: str) -> Source:
+def locate(folder: Path, part: PartConfig | TokenizerConfig) -> ModelSource:
     """A part's folder beside the checkpoint, an absolute folder, a package's, or a hub id."""
-    if path.startswith(PREFIX):
-        return locate_package(path.removeprefix(PREFIX))
-    if is_relative(folder, path):
-        return folder / path
-    return Path(path) if Path(path).is_absolute() else path
+    path: str | Path = part.path
+    if part.path.startswith(PREFIX):
+        path = locate_package(part.path.removeprefix(PREFIX))
+    elif is_relative(folder, part.path):
+        path = folder / part.path
+    elif Path(path).is_absolute():
+        path = Path(path)
+    return ModelSource(path, part.revision)
 
 
 def anchored(folder: Path, path: str) -> str:

@@ -44,7 +44,7 @@ class Listed:
 
     @property
     def whole(self) -> Count:
-        """Its parameters, positions of larger pictures included."""
+        """Count its parameters, positions of larger pictures included."""
         more = (self.image_size // PATCH) ** 2 - (224 // PATCH) ** 2
         return replace(self.count, frozen=self.count.frozen + more * WIDTH)
 

@@ -14,9 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,9 @@ from torch import Tensor
 
 from adapters import lora
 from adapters.config import CheckpointConfig
-from adapters.folder import listed, read_json
+from adapters.files import whole_folder
+from adapters.source import read_json
+from adapters.weights import check_fit
 from qformer.bridge import Bridge, BridgeConfig
 from qformer.config import from_dict
 from qformer.contracts import CheckpointError, LoupeError
@@ -54,7 +54,7 @@ def save_checkpoint(
         name: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype)
         for name, value in (bridge.state_dict() | (heads.state_dict() if heads else {})).items()
     }
-    with whole(folder) as new:
+    with whole_folder(folder) as new:
         write_checkpoint(new, config, weights)
         if config.lora and isinstance(language, Path):
             shutil.copytree(language, new / LORA)
@@ -66,34 +66,12 @@ def save_checkpoint(
 
 
 def write_checkpoint(folder: Path, config: CheckpointConfig, weights: dict[str, Tensor]) -> None:
-    """config.json and the weights as they are, into a folder that `whole` gave."""
+    """config.json and the weights as they are, into a folder that `whole_folder` gave."""
     from safetensors.torch import save_file
 
     settings = {"format": config.format} | dataclasses.asdict(config)
     (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
     save_file({k: v.contiguous() for k, v in weights.items()}, folder / WEIGHTS)
-
-
-@contextmanager
-def whole(folder: str | Path) -> Iterator[Path]:
-    """A new folder to write into, which takes the place of `folder` once all is written."""
-    folder = Path(folder).resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        new.chmod(0o755)
-        yield new
-        for file in new.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
-        old = new.with_name(new.name + ".old")
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
 def load_config(folder: Path) -> CheckpointConfig:
@@ -104,11 +82,6 @@ def load_config(folder: Path) -> CheckpointConfig:
         raise
     except LoupeError as error:
         raise CheckpointError(f"{folder / CONFIG}: {error}") from None
-
-
-def load_bridge(folder: Path, config: CheckpointConfig) -> Bridge:
-    """The trained bridge in float32, every weight found and none left over."""
-    return load_trained(folder, config)[0]
 
 
 def load_trained(folder: Path, config: CheckpointConfig) -> tuple[Bridge, Stage1 | None]:
@@ -141,20 +114,7 @@ def check_weights(
         bridge = Bridge(config)
     stage1 = Stage1(bridge.qformer) if heads else None
     known = bridge.state_dict() | (stage1.state_dict() if stage1 else {})
-    missing = {name for name in known.keys() - weights if not name.startswith(absent)}
-    unexpected = [*(weights.keys() - known), *homeless]
-    if missing or unexpected:
-        raise CheckpointError(
-            f"{what}: {len(missing)} weights missing ({listed(missing) or 'none'}), "
-            f"{len(unexpected)} unexpected ({listed(unexpected) or 'none'})"
-        )
-    shaped = {
-        f"{name} is {tuple(value.shape)}, expected {tuple(known[name].shape)}"
-        for name, value in weights.items()
-        if value.shape != known[name].shape
-    }
-    if shaped:
-        raise CheckpointError(f"{what}: {listed(shaped)}")
+    check_fit(known, weights, what, homeless, absent)
     return bridge, stage1
 
 

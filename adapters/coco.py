@@ -6,20 +6,18 @@ COCO's boxes are x, y, width, height in pixels.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from torch import Tensor
 
+from adapters.files import whole_file
 from adapters.images import load_region_mask
 from adapters.rle import decode_rle, fill_polygons, pack
 from qformer.contracts import LoupeError, RegionError
 from qformer.proposals import Proposal
-
-FORMS = ("png", "rle", "polygons")
 
 
 def read_region(path: Path, size: tuple[int, int]) -> Tensor | dict[str, Any]:
@@ -75,7 +73,7 @@ def _numbers(row: Any) -> int:
 
 
 def write_region(region_mask: Tensor, path: Path, form: str, **known: Any) -> None:
-    """As a PNG, white where the region is, or as a COCO annotation; known: its further keys."""
+    """Write a PNG, white where the region is, or a COCO annotation; known: its further keys."""
     if form != "png":
         write_json(path, annotation(Proposal.of(region_mask.cpu(), 0.0), form, **known))
         return
@@ -163,28 +161,6 @@ def dataset(pictures: Iterable[tuple[str, tuple[int, int], Sequence[dict[str, An
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def add_to_dataset(
-    file: Path, name: str, size: tuple[int, int], region_masks: Sequence[Tensor]
-) -> int:
-    """Corrected regions of a picture into a COCO file, in place of what it says of that picture.
-    Returns the annotations it now holds."""
-    held = read_dataset(file) if file.exists() else dataset([])
-    names = {image["id"]: image for image in held["images"]}
-    pictures = [
-        (
-            image["file_name"],
-            (image["height"], image["width"]),
-            [one for one in held["annotations"] if one["image_id"] == number],
-        )
-        for number, image in names.items()
-        if image["file_name"] != name
-    ]
-    made = [annotation(Proposal.of(mask.cpu(), 1.0)) for mask in region_masks]
-    whole = dataset([*pictures, (name, size, made)])
-    write_json(file, whole)
-    return len(whole["annotations"])
-
-
 def read_dataset(file: Path) -> dict[str, Any]:
     """A COCO data set. Raises LoupeError where it is none."""
     try:
@@ -203,12 +179,10 @@ def write_json(path: Path, values: Any) -> None:
     write(path, lambda file: file.write(text.encode()))
 
 
-def write(path: Path, fill: Any) -> None:
-    """A whole file or none: beside, then renamed. Raises LoupeError where it cannot be written."""
-    beside = path.with_name(path.name + ".part")
+def write(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
+    """A whole file or none. Raises LoupeError where it cannot be written."""
     try:
-        with beside.open("wb") as file:
+        with whole_file(path) as file:
             fill(file)
-        os.replace(beside, path)
     except OSError as error:
         raise LoupeError(f"cannot write {path}: {error.strerror or 'check the path'}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from adapters.source import ModelSource
 from qformer.assistant import Suggestions
 from qformer.bridge import BridgeConfig
 from qformer.contracts import Decoding, LoupeError
@@ -27,8 +28,12 @@ class PartConfig:
     stop: str | None = None
 
     @property
+    def source(self) -> ModelSource:
+        return ModelSource(self.path, self.revision)
+
+    @property
     def options(self) -> dict[str, Any]:
-        """What the registry's entry is told beyond source, dtype and revision."""
+        """What the registry's entry is told beyond source and dtype."""
         told = {"image_size": self.image_size, "stop": self.stop}
         return {name: value for name, value in told.items() if value is not None}
 
@@ -40,6 +45,10 @@ class TokenizerConfig:
     path: str
     revision: str | None = None
     subfolder: str = ""
+
+    @property
+    def source(self) -> ModelSource:
+        return ModelSource(self.path, self.revision)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,57 +11,23 @@ import torch
 
 from adapters import memory, quantize
 from adapters.memory import Count, Placement, Shapes
-from adapters.weights import Source, WeightFiles, not_here
+from adapters.source import CONFIG, ModelSource, Source, listed
+from adapters.weights import WeightFiles
 from qformer.contracts import CheckpointError
 
 HERE = Placement()
-# model_types of whole models, which hold a `vision_model` and perhaps a `language_model`
-WHOLE = ("blip-2", "instructblip")
-LANGUAGE_CLASSES = {  # of the language models in them
+LANGUAGE_CLASSES = {  # of the language models in whole models
     "opt": "OPTForCausalLM",
     "llama": "LlamaForCausalLM",
     "t5": "T5ForConditionalGeneration",
 }
 
 
-def is_folder(source: Source) -> bool:
-    """Whether `source` is meant as a folder here rather than as a hub id."""
-    return isinstance(source, Path) or Path(source).is_dir()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from `path`. Raises CheckpointError if it is missing or is not one."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing: copy the whole folder again") from None
-    except (OSError, ValueError):
-        raise CheckpointError(f"{path} is not readable JSON: copy the folder again") from None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} is not a JSON object: copy the folder again")
-    return values
-
-
-def read_settings(source: Source, name: str, revision: str | None = None) -> dict[str, Any]:
-    """One JSON file (config.json, preprocessor_config.json) of a folder or hub id."""
-    if is_folder(source):
-        return read_json(Path(source) / name)
-    from transformers.utils import cached_file
-
-    try:
-        path = cached_file(str(source), name, revision=revision)
-    except (OSError, ValueError):
-        path = None
-    if path is None:
-        raise CheckpointError(not_here(source))
-    return read_json(Path(path))
-
-
 def revision_of(source: str) -> str:
     """The commit of a hub id's files, as they are cached here."""
     from transformers.utils import cached_file
 
-    path = cached_file(source, "config.json")
+    path = cached_file(source, CONFIG)
     parts = Path(str(path)).parts
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts else "unknown"
 
@@ -70,7 +35,6 @@ def revision_of(source: str) -> str:
 def open_model(
     source: Source,
     dtype: torch.dtype = torch.float32,
-    revision: str | None = None,
     architecture: str | None = None,
     ignore_missing: tuple[str, ...] = (),
     part: str | None = None,
@@ -84,12 +48,13 @@ def open_model(
     memory, unless they are to have another dtype; those are changed one by one. Raises
     CheckpointError if the folder is incomplete or the memory too small.
     """
-    settings = read_settings(source, "config.json", revision)
+    source = ModelSource.of(source)
+    settings = source.settings()
     if part == "language_model":
         settings = settings.get("text_config") or {}
         architecture = architecture or LANGUAGE_CLASSES.get(settings.get("model_type", ""))
     name = architecture or (settings.get("architectures") or [None])[0]
-    stored = WeightFiles(source, revision)
+    stored = WeightFiles(source)
     prefix = f"{part}." if part else ""
     theirs = {key: shape for key, shape in stored.shapes().items() if key.startswith(prefix)}
     memory.check(source, Count.of(theirs if part else named(theirs)), dtype, placement)
@@ -106,7 +71,7 @@ def open_model(
     if part:
         options["key_mapping"] = {rf"^{part}\.": ""}
     if part == "language_model":
-        whole = transformers.AutoConfig.from_pretrained(source, revision=revision or "main")
+        whole = transformers.AutoConfig.from_pretrained(**source.pinned)
         options["config"] = whole.text_config
     if placement.quantize:
         options["quantization_config"] = quantize.settings(placement.quantize, dtype)
@@ -117,9 +82,8 @@ def open_model(
     try:
         with quiet():
             model, report = model_class.from_pretrained(
-                source,
+                **source.pinned,
                 dtype=dtype,
-                revision=revision or "main",
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are listed below
@@ -163,13 +127,6 @@ def tables_lost(config: Any, stored: set[str]) -> list[str]:
 def named(shapes: Shapes) -> dict[str, tuple[int, ...]]:
     """The shapes of a model in a folder of its own, by the names they have in a whole one."""
     return {f"language_model.{key}": shape for key, shape in shapes.items()}
-
-
-def listed(names: Iterable[str], most: int = 5) -> str:
-    """Names in a message, the first few."""
-    ordered = sorted(names)
-    rest = len(ordered) - most
-    return ", ".join(ordered[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 @contextmanager

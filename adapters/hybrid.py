@@ -22,11 +22,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from adapters.efficientnet import MEAN, STD, EfficientNetLite
-from adapters.folder import HERE, read_settings
+from adapters.folder import HERE
 from adapters.memory import Placement
 from adapters.packages import PREFIX, locate_package
+from adapters.source import ModelSource, Source
 from adapters.vision import HuggingFaceVisionEncoder, Normalisation
-from adapters.weights import Source, WeightFiles
+from adapters.weights import WeightFiles
 from qformer.config import from_dict
 from qformer.contracts import CheckpointError, LoupeError
 
@@ -152,19 +153,18 @@ class HybridVisionEncoder(HuggingFaceVisionEncoder):
 def open_hybrid(
     source: Source,
     dtype: torch.dtype = torch.float32,
-    revision: str | None = None,
     *,
     placement: Placement = HERE,
 ) -> HybridVisionEncoder:
     """The encoder of a folder; it computes in float32. Raises CheckpointError."""
-    settings = read_settings(source, "config.json", revision)
-    if settings.get("model_type") != MODEL_TYPE:
+    source = ModelSource.of(source)
+    if source.model_type != MODEL_TYPE:
         raise CheckpointError(
-            f"{source} is a {settings.get('model_type')!r} model, not {MODEL_TYPE!r}: name its kind"
+            f"{source} is a {source.model_type!r} model, not {MODEL_TYPE!r}: name its kind"
         )
-    config = from_dict(HybridConfig, settings, f"config.json of {source}")
-    model = HybridVit(config, open_trunk(located(config.trunk, Path(source))))
-    files = WeightFiles(source, revision)
+    config = from_dict(HybridConfig, source.settings(), f"config.json of {source}")
+    model = HybridVit(config, open_trunk(located(config.trunk, source.folder)))
+    files = WeightFiles(source)
     weights = files.read(files)
     own = {name for name in model.state_dict() if not name.startswith("trunk.")}
     try:
@@ -175,7 +175,7 @@ def open_hybrid(
         raise CheckpointError(
             f"{source}'s weights do not fit its config.json ({error}): copy the folder again"
         ) from None
-    return HybridVisionEncoder(model, Normalisation.open(source, revision))
+    return HybridVisionEncoder(model, Normalisation.open(source))
 
 
 def open_trunk(source: Source) -> EfficientNetLite:

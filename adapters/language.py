@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adapters.decoding import Step, search_together, write_together
-from adapters.folder import HERE, WHOLE, open_model, read_settings
+from adapters.folder import HERE, open_model
 from adapters.frozen import Frozen
 from adapters.memory import Placement
+from adapters.source import ModelSource, Source
 from adapters.tokenizer import Tokenizer, open_tokenizer
-from adapters.weights import Source
 from qformer.contracts import CheckpointError, Decoding
 
 BEAMS_AT_ONCE = 80
@@ -39,16 +39,15 @@ class HuggingFaceLanguageModel(Frozen):
         cls,
         source: Source,
         dtype: torch.dtype = torch.float32,
-        revision: str | None = None,
         placement: Placement = HERE,
         stop: str | None = None,
     ) -> Self:
         """A language model's folder or hub id, or that of a whole BLIP-2 that holds one. stop: the
         text, one token, that ends an answer instead of the model's own end."""
-        whole = read_settings(source, "config.json", revision).get("model_type") in WHOLE
-        part = "language_model" if whole else None
-        model = open_model(source, dtype, revision, part=part, placement=placement)
-        words = open_tokenizer(source, revision)
+        source = ModelSource.of(source)
+        part = source.part("language_model")
+        model = open_model(source, dtype, part=part, placement=placement)
+        words = open_tokenizer(source)
         if stop is not None:
             ids = words(stop)
             if len(ids) != 1:
@@ -57,7 +56,7 @@ class HuggingFaceLanguageModel(Frozen):
         return cls(model, words)  # type: ignore[call-arg]
 
     def recompute(self) -> None:
-        """From now on a layer's activations are computed again in the backward pass, not kept
+        """Compute each layer's activations again in the backward pass, instead of keeping them
         (gradient checkpointing, arXiv 1604.06174)."""
         from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -86,6 +85,10 @@ class HuggingFaceLanguageModel(Frozen):
 
     def embed(self, input_ids: Tensor) -> Tensor:
         return self.model.get_input_embeddings()(input_ids.to(self.device))
+
+    def forward(self, **inputs: Any) -> Any:
+        """One pass of the model itself, with its own arguments and output."""
+        return self.model(**inputs)
 
     def whole(self, inputs_embeds: Tensor) -> Tensor:
         """A prompt (n, width) as the model itself is given it, whatever it wants added."""
@@ -143,12 +146,13 @@ class HuggingFaceLanguageModel(Frozen):
 class Words:
     """What of a language model needs no weights: its words, its ends, its context."""
 
-    def __init__(self, source: Source, revision: str | None = None) -> None:
-        self.tokenizer = open_tokenizer(source, revision)
-        config = read_settings(source, "config.json", revision)
+    def __init__(self, source: Source) -> None:
+        source = ModelSource.of(source)
+        self.tokenizer = open_tokenizer(source)
+        config = source.settings()
         config = config.get("text_config", config)  # of a whole BLIP-2
         try:
-            generation = read_settings(source, "generation_config.json", revision)
+            generation = source.settings("generation_config.json")
         except CheckpointError:  # older folders have none
             generation = {}
         model = SimpleNamespace(

@@ -87,7 +87,7 @@ class DecoderLanguageModel(HuggingFaceLanguageModel):
         def read(embeds: Tensor) -> Tensor:
             shown = state.attention_mask
             places = (shown.cumsum(1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
-            return self.model(
+            return self(
                 inputs_embeds=embeds,
                 attention_mask=shown,
                 position_ids=places,
@@ -137,7 +137,7 @@ class DecoderLanguageModel(HuggingFaceLanguageModel):
     @torch.no_grad()
     def _read(self, inputs_embeds: Tensor, cache: Any) -> Tensor:
         """(rows, n, width) -> logits of the next token (rows, vocabulary); the cache grows."""
-        output = self.model(
+        output = self(
             inputs_embeds=inputs_embeds, past_key_values=cache, use_cache=True, logits_to_keep=1
         )
         return output.logits[:, -1]
@@ -152,7 +152,7 @@ class DecoderLanguageModel(HuggingFaceLanguageModel):
         position = torch.arange(inputs_embeds.shape[1], device=self.device)
         # Only what follows the shortest prompt can be an answer: spare the other logits.
         first = min(len(prompt) for prompt in prompts) - 1
-        logits = self.model(
+        logits = self(
             inputs_embeds=inputs_embeds,
             attention_mask=(position < lengths[:, None]).long(),
             use_cache=False,

@@ -59,13 +59,11 @@ class EncoderDecoderLanguageModel(HuggingFaceLanguageModel):
         for prompt in prompts:
             self._check(prompt)
         inputs_embeds, attention_mask = self._padded(prompts)
-        memory = self.model.get_encoder()(
-            inputs_embeds=inputs_embeds, attention_mask=attention_mask
-        ).last_hidden_state
+        memory = self.encode(inputs_embeds=inputs_embeds, attention_mask=attention_mask)
         state = _Batch(memory, attention_mask, EncoderDecoderCache(DynamicCache(), DynamicCache()))
 
         def step(tokens: Tensor) -> Tensor:
-            return self.model(
+            return self(
                 encoder_outputs=(state.memory,),
                 attention_mask=state.attention_mask,
                 decoder_input_ids=tokens[:, None],
@@ -93,11 +91,11 @@ class EncoderDecoderLanguageModel(HuggingFaceLanguageModel):
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         with torch.no_grad():
             inputs_embeds = self.whole(inputs_embeds)[None]
-            memory = self.model.get_encoder()(inputs_embeds=inputs_embeds).last_hidden_state
+            memory = self.encode(inputs_embeds=inputs_embeds)
 
         @torch.no_grad()
         def step(tokens: Tensor) -> Tensor:
-            return self.model(
+            return self(
                 encoder_outputs=(memory.expand(len(tokens), -1, -1),),
                 decoder_input_ids=tokens[:, None],
                 past_key_values=cache,
@@ -116,7 +114,7 @@ class EncoderDecoderLanguageModel(HuggingFaceLanguageModel):
         inputs_embeds, attention_mask = self._padded(prompts)
         start = torch.tensor([self.decoder_start_id])
         read = [torch.cat([start.to(answer), answer[:-1]]) for answer in answers]
-        logits = self.model(
+        logits = self(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             # Padding stands behind the answer, where a causal decoder does not see it.
@@ -124,6 +122,10 @@ class EncoderDecoderLanguageModel(HuggingFaceLanguageModel):
             use_cache=False,
         ).logits  # (batch, longest answer, vocabulary)
         return [logits[i, : len(answer)] for i, answer in enumerate(answers)]
+
+    def encode(self, **inputs: Tensor) -> Tensor:
+        """The encoder's last states (batch, n, width) of inputs_embeds and their attention_mask."""
+        return self.model.get_encoder()(**inputs).last_hidden_state
 
     def whole(self, inputs_embeds: Tensor) -> Tensor:
         """T5's encoder reads its text up to a closing </s>."""

@@ -7,9 +7,7 @@ A vision encoder that was trained too, as for captions and retrieval on COCO, is
 
 from __future__ import annotations
 
-import pickle
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +16,15 @@ import torch
 from torch import Tensor
 
 from adapters.checkpoint import trained_of
-from adapters.folder import HERE, listed, read_settings
+from adapters.folder import HERE, listed
 from adapters.lavis_vision import PREFIX, loose_vision, open_loose
 from adapters.memory import Placement
 from adapters.published import INSTRUCTION, Published, bert_tokenizer, prompt_of
 from adapters.registry import LANGUAGE_MODELS, VISION_ENCODERS
+from adapters.release import read_weights
+from adapters.source import ModelSource, Source
 from adapters.tokenizer import HubTokenizer, open_tokenizer
 from adapters.vision import HuggingFaceVisionEncoder
-from adapters.weights import Source
 from qformer.bridge import BridgeConfig
 from qformer.config import QFormerConfig
 from qformer.contracts import CheckpointError
@@ -117,7 +116,7 @@ def open_lavis(
     words = bert_tokenizer(tokenizer) if instruct and tokenizer is not None else None
     shape = shape_of(held.ours, words, num_heads)
     bridge, _ = trained_of(shape, held.ours, f"{file} is incomplete")
-    encodes = bool(read_settings(language, "config.json").get("is_encoder_decoder"))
+    encodes = bool(ModelSource.of(language).settings().get("is_encoder_decoder"))
     kind = "encoder-decoder" if encodes else "decoder"
     return Published(
         held.see(vision, dtype, placement),
@@ -153,14 +152,13 @@ def open_ranker(
 
 def stop_of(language: Source) -> str | None:
     """What ends an answer of this language model: BLIP-2's OPT stops at the end of a line."""
-    is_opt = read_settings(language, "config.json").get("model_type") == "opt"
+    is_opt = ModelSource.of(language).model_type == "opt"
     return "\n" if is_opt and len(open_tokenizer(language)("\n")) == 1 else None
 
 
 def vision_kind(source: Source) -> str:
     """The registry's name for a vision encoder as LAVIS' models read it."""
-    model_type = read_settings(source, "config.json").get("model_type", "")
-    return VISION_KINDS.get(model_type, "hf")
+    return VISION_KINDS.get(ModelSource.of(source).model_type or "", "hf")
 
 
 def hold(file: Path) -> Held:
@@ -173,27 +171,6 @@ def hold(file: Path) -> Held:
     if odd:
         raise CheckpointError(f"{file} holds {len(odd)} weights Loupe does not know: {listed(odd)}")
     return Held(file, ours, visual, homeless)
-
-
-def read_weights(file: Path) -> dict[str, Tensor]:
-    """The state dict of a .pth, mapped into memory where its format allows, by torch's reader of
-    weights alone: it runs no code."""
-    try:
-        saved = torch.load(
-            file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
-        )
-    except FileNotFoundError:
-        raise CheckpointError(f"there is no file {file}: check the path") from None
-    except pickle.UnpicklingError:
-        raise CheckpointError(
-            f"{file} is damaged or holds more than weights, which could run code: it is refused"
-        ) from None
-    except Exception:  # torch's readers raise a dozen kinds, a KeyError for a text among them
-        raise CheckpointError(f"{file} is damaged or cut short: copy it again") from None
-    weights = saved.get("model", saved) if isinstance(saved, dict) else None
-    if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
-        raise CheckpointError(f"{file} is no LAVIS checkpoint: it holds no weights by name")
-    return weights
 
 
 def shape_of(

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adapters.folder import listed, quiet, read_settings
+from adapters.folder import listed, quiet
+from adapters.source import ModelSource, Source
 from adapters.vision import HuggingFaceVisionEncoder, Normalisation
-from adapters.weights import Source
 from qformer.contracts import CheckpointError
 
 PREFIX = "visual_encoder."
@@ -92,16 +92,17 @@ def loose_vision(file: Path, visual: dict[str, Tensor], vision: Source | None) -
         "layer_norm_eps": 1e-6 if is_eva else 1e-5,
     }
     if vision is not None:  # it knows what leaves no trace in the shapes
-        named = read_settings(vision, "config.json")
+        vision = ModelSource.of(vision)
+        named = vision.settings()
         named = named.get("vision_config", named)
         kept = ("num_attention_heads", "hidden_act", "layer_norm_eps")
         config |= {key: named[key] for key in kept if key in named}
-        return Loose(weights, config, read_settings(vision, "preprocessor_config.json"))
+        return Loose(weights, config, vision.settings("preprocessor_config.json"))
     return Loose(weights, config, PREPROCESSOR | {"size": {"height": side, "width": side}})
 
 
 def open_loose(loose: Loose, file: Path, dtype: torch.dtype) -> HuggingFaceVisionEncoder:
-    """It at work, read at the last block it has, as BLIP-2 does. Raises CheckpointError."""
+    """Open it as an encoder read at its last block, as in BLIP-2. Raises CheckpointError."""
     import transformers
 
     model_class = getattr(transformers, loose.config["architectures"][0])

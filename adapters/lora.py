@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from adapters.folder import read_json
+from adapters.source import read_json
 from qformer.contracts import CheckpointError
 
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's two files
@@ -87,13 +87,13 @@ def attach_inside(
 
 
 def train_alone(module: nn.Module) -> None:
-    """Of a module with a LoRA inside, that alone learns."""
+    """Let the LoRA inside a module learn, and nothing else of it."""
     for name, parameter in module.named_parameters():
         parameter.requires_grad_("lora_" in name)
 
 
 def merged(module: Module) -> Module:
-    """A copy without the LoRA inside it, which is added to its weights."""
+    """Copy a module with the LoRA inside it added to its weights, and gone."""
     from peft.tuners.lora import LoraLayer
 
     plain = copy.deepcopy(module)

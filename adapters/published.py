@@ -15,13 +15,14 @@ from torch import Tensor
 
 from adapters import memory
 from adapters.checkpoint import trained_of
-from adapters.folder import HERE, read_settings
+from adapters.folder import HERE
 from adapters.language_decoder import DecoderLanguageModel
 from adapters.language_encoder_decoder import T5_OVERFLOWS, EncoderDecoderLanguageModel
 from adapters.memory import FROZEN, Count, Placement
+from adapters.source import ModelSource, Source
 from adapters.tokenizer import HubTokenizer, open_tokenizer
 from adapters.vision import HuggingFaceVisionEncoder, open_eva
-from adapters.weights import Source, WeightFiles
+from adapters.weights import WeightFiles
 from qformer.bridge import Bridge, BridgeConfig
 from qformer.config import QFormerConfig
 from qformer.contracts import CheckpointError, Decoding
@@ -82,7 +83,6 @@ def open_published(
     source: Source,
     kind: str,
     dtype: torch.dtype = torch.float32,
-    revision: str | None = None,
     placement: Placement = HERE,
 ) -> Published:
     """A folder or hub id whose config.json says `kind`, one of PUBLISHED.
@@ -90,21 +90,22 @@ def open_published(
     dtype: of the frozen parts; the bridge computes in float32. Each part reads its own weights
     where the files are mapped into memory. Raises CheckpointError.
     """
-    config, instruct = whole_config(source, revision), kind == "instructblip"
+    source = ModelSource.of(source)
+    config, instruct = whole_config(source), kind == "instructblip"
     encodes = not config.use_decoder_only_language_model
     if encodes and dtype == torch.float16:
         raise CheckpointError(f"{source}: {T5_OVERFLOWS}")
-    stored = WeightFiles(source, revision)
+    stored = WeightFiles(source)
     memory.check(source, Count.of(stored.shapes()), dtype, placement)  # before anything is read
-    tokenizer = bert_tokenizer(source, revision, "qformer_tokenizer") if instruct else None
+    tokenizer = bert_tokenizer(source, "qformer_tokenizer") if instruct else None
     ours, homeless = bridge_weights(stored)
     what = f"{source} is not a BLIP-2 that Loupe knows"
     bridge, _ = trained_of(bridge_config(config, tokenizer), ours, what, homeless)
     language_class = EncoderDecoderLanguageModel if encodes else DecoderLanguageModel
     return Published(
-        vision_of(source, dtype, revision, placement),
+        vision_of(source, dtype, placement),
         bridge,
-        language_class.open(source, dtype, revision, placement=placement),
+        language_class.open(source, dtype, placement=placement),
         tokenizer,
         prompt_of(instruct, not encodes),
     )
@@ -113,13 +114,12 @@ def open_published(
 def open_retrieval(
     source: Source,
     dtype: torch.dtype = torch.float32,
-    revision: str | None = None,
     placement: Placement = HERE,
 ) -> Ranker:
     """A Blip2ForImageTextRetrieval. Raises CheckpointError."""
-    words = bert_tokenizer(source, revision)
-    config = whole_config(source, revision)
-    stored = WeightFiles(source, revision)
+    source = ModelSource.of(source)
+    words, config = bert_tokenizer(source), whole_config(source)
+    stored = WeightFiles(source)
     memory.check(source, Count.of(stored.shapes()), dtype, placement)
     ours, homeless = bridge_weights(stored)
     # Two heads are for training alone, and not in the folder.
@@ -127,23 +127,23 @@ def open_retrieval(
     shape = retrieval_config(config, words)
     bridge, stage1 = trained_of(shape, ours, what, homeless, heads=True, absent=TRAINING)
     assert stage1 is not None  # heads=True
-    vision = vision_of(source, dtype, revision, placement)
+    vision = vision_of(source, dtype, placement)
     return Ranker(vision, bridge, stage1, words, words.tokenizer.sep_token_id)
 
 
 def vision_of(
-    source: Source, dtype: torch.dtype, revision: str | None, placement: Placement
+    source: ModelSource, dtype: torch.dtype, placement: Placement
 ) -> HuggingFaceVisionEncoder:
     """A whole model's vision encoder; the norm behind its last block belongs to the bridge."""
-    return open_eva(source, dtype, revision, placement=placement)
+    return open_eva(source, dtype, placement=placement)
 
 
-def whole_config(source: Source, revision: str | None = None) -> Any:
+def whole_config(source: ModelSource) -> Any:
     """transformers' config of a whole model."""
     from transformers import AutoConfig
 
-    read_settings(source, "config.json", revision)  # its absence is said in our words
-    return AutoConfig.from_pretrained(source, revision=revision or "main")
+    source.settings()  # its absence is said in our words
+    return AutoConfig.from_pretrained(**source.pinned)
 
 
 def bridge_weights(stored: WeightFiles) -> tuple[dict[str, Tensor], list[str]]:
@@ -151,11 +151,9 @@ def bridge_weights(stored: WeightFiles) -> tuple[dict[str, Tensor], list[str]]:
     return from_huggingface(stored.read(name for name in stored if not name.startswith(FROZEN)))
 
 
-def bert_tokenizer(
-    source: Source, revision: str | None = None, subfolder: str = ""
-) -> HubTokenizer:
+def bert_tokenizer(source: Source, subfolder: str = "") -> HubTokenizer:
     """The tokenizer of a Q-Former's text side."""
-    words = open_tokenizer(source, revision, subfolder)
+    words = open_tokenizer(source, subfolder)
     if not isinstance(words, HubTokenizer) or words.tokenizer.cls_token_id is None:
         raise CheckpointError(
             f"the Q-Former's tokenizer in {source} is not BERT's (it has no [CLS]): copy the"

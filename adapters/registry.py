@@ -1,6 +1,6 @@
 """The foreign models Loupe knows, by the name a checkpoint's config.json gives them.
 
-Each entry is called with (source, dtype, revision) and returns a finished, frozen part. A new kind
+Each entry is called with (source, dtype) and returns a finished, frozen part. A new kind
 is one function and one line here.
 """
 

@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
+import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from adapters.folder import is_folder, read_settings
-from adapters.weights import Source
+from adapters.source import CONFIG, ModelSource, Source
+from adapters.weights import check_fit
 from qformer.contracts import CheckpointError
 
 PICKLES = (".pt", ".pth", ".bin")
 
 
-def weight_file(source: Source, names: tuple[str, ...], revision: str | None = None) -> Path:
+def weight_file(source: Source, names: tuple[str, ...]) -> Path:
     """A release's weights: `source` itself if it is a file, else one of `names` in that folder or
     hub id. Raises CheckpointError where there is none."""
-    path = Path(source)
-    if path.is_file():
-        return path
-    if is_folder(source):
-        for name in names:
-            if (path / name).is_file():
-                return path / name
-    else:
-        from transformers.utils import cached_file
-
-        for name in names:
-            try:
-                found = cached_file(str(source), name, revision=revision)
-            except (OSError, ValueError):
-                continue
-            if found is not None:
-                return Path(found)
+    source = ModelSource.of(source)
+    if source.folder.is_file():
+        return source.folder
+    for name in names:
+        if (found := source.file(name)) is not None:
+            return found
     raise CheckpointError(
         f"{source} holds none of {', '.join(names)}: copy the release's weights into a folder and"
         " give that"
@@ -46,44 +37,45 @@ def shape_of(source: Source, kind: str) -> dict[str, Any] | None:
 
     Raises CheckpointError where it is of another model_type than `kind`.
     """
-    if not is_folder(source) or not (Path(source) / "config.json").is_file():
+    source = ModelSource.of(source)
+    if not source.is_folder or source.file(CONFIG) is None:
         return None
-    values = read_settings(source, "config.json")
+    values = source.settings()
     if (found := values.pop("model_type", None)) != kind:
         raise CheckpointError(f"{source} is a {found!r} model, not {kind!r}: choose another")
     return values
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a pickle, read as tensors alone; those a release
-    wraps in {"model": ...} are unwrapped. Raises CheckpointError."""
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a pickle, mapped into memory where its format
+    allows, by torch's reader of weights alone: it runs no code. Those wrapped in {"model": ...}
+    are unwrapped. Raises CheckpointError."""
+    if not file.is_file():
+        raise CheckpointError(f"there is no file {file}: check the path")
     try:
-        if path.suffix in PICKLES:
-            held: Any = torch.load(path, map_location="cpu", weights_only=True)
+        if file.suffix in PICKLES:
+            saved: Any = torch.load(
+                file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
+            )
         else:
             from safetensors.torch import load_file
 
-            held = load_file(path)
-    except Exception as error:  # pickle, zipfile and safetensors raise a dozen kinds
+            saved = load_file(file)
+    except pickle.UnpicklingError:
         raise CheckpointError(
-            f"{path} does not open as weights ({type(error).__name__}): download it again"
-        ) from error
-    if isinstance(held, dict) and isinstance(held.get("model"), dict):
-        held = held["model"]
-    if not isinstance(held, dict) or not all(isinstance(v, Tensor) for v in held.values()):
-        raise CheckpointError(f"{path} holds no weights (names and tensors): give another file")
-    return held
+            f"{file} is damaged or holds more than weights, which could run code: it is refused"
+        ) from None
+    except Exception:  # the readers raise a dozen kinds, a KeyError for a text among them
+        raise CheckpointError(f"{file} is damaged or cut short: copy it again") from None
+    weights = saved.get("model", saved) if isinstance(saved, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
+        raise CheckpointError(f"{file} holds no weights (names and tensors): give another file")
+    return weights
 
 
-def load_strictly(module: nn.Module, weights: dict[str, Tensor], source: Source) -> None:
-    """Fill a module. Raises CheckpointError that names what is missing, unexpected or misshapen."""
-    own = module.state_dict()
-    missing, unexpected = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    odd = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
-    for says, names in (("lacks", missing), ("has unexpected", unexpected), ("misshapes", odd)):
-        if names:
-            raise CheckpointError(
-                f"{source} {says} {len(names)} weights of {type(module).__name__}, {names[0]} the"
-                " first: it is damaged, or of another architecture"
-            )
+def load_strictly(module: nn.Module, weights: dict[str, Tensor], file: Path) -> None:
+    """Fill a module with a file's weights. Raises CheckpointError that names what is missing,
+    unexpected or misshapen."""
+    what = f"{file} is damaged, or no {type(module).__name__} of this shape"
+    check_fit(module.state_dict(), weights, what)
     module.load_state_dict(weights)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from adapters.images import MEGAPIXELS
 from qformer.contracts import RegionError
+from qformer.proposals import run_lengths
 
 MOST_COUNTS = 2_000_000  # of a code, or characters where they are packed
 
@@ -58,12 +59,8 @@ def decode_rle(rle: dict[str, Any], size: tuple[int, int] | None = None) -> Tens
 
 def encode_rle(region_mask: Tensor) -> dict[str, Any]:
     """bool (height, width) -> {"size", "counts"}, the counts packed into COCO's string."""
-    height, width = region_mask.shape
-    flat = region_mask.cpu().numpy().T.reshape(-1)
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    empty = [0] if flat[0] else []  # the first run is of zeros, if of none
-    counts = np.diff(np.concatenate([[0], empty, changes, [flat.size]]).astype(np.int64)).tolist()
-    return {"size": [height, width], "counts": pack(counts)}
+    counts = run_lengths(region_mask).tolist()
+    return {"size": list(region_mask.shape), "counts": pack(counts)}
 
 
 def unpack(text: str | bytes) -> list[int]:

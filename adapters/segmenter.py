@@ -52,7 +52,7 @@ class Embedding:
 
 @dataclass(frozen=True, eq=False)
 class RegionMasks(Sequence[Tensor]):
-    """Those of low-resolution logits (m, h, w), cleaned of holes and specks: bool (H, W) each. A
+    """The masks of low-resolution logits (m, h, w), cleaned of holes and specks: bool (H, W). A
     click shows one of its three, so each is made when it is asked for, and not kept."""
 
     logits: Tensor

@@ -14,8 +14,8 @@ from adapters.efficientsam import BOTTOM_RIGHT, TOP_LEFT, EfficientSam, Efficien
 from adapters.prompts import Prompts
 from adapters.release import load_strictly, read_weights, shape_of, weight_file
 from adapters.segmenter import Embedding, PromptableSegmenter
+from adapters.source import ModelSource, Source
 from adapters.vision import IMAGENET
-from adapters.weights import Source
 from qformer.config import from_dict
 from qformer.contracts import Capabilities
 
@@ -46,13 +46,13 @@ class EfficientSamSegmenter(PromptableSegmenter):
         cls,
         source: Source,
         dtype: torch.dtype = torch.float32,
-        revision: str | None = None,
         file: str | None = None,
     ) -> Self:
         """A release's .pt file, or a folder or hub id with one (or a model.safetensors with the
         same names); config.json only where the shape is not a release's. file:
         the one to take, where there are several."""
-        path = weight_file(source, (file,) if file else FILES, revision)
+        source = ModelSource.of(source)
+        path = weight_file(source, (file,) if file else FILES)
         weights = read_weights(path)
         model = EfficientSam(_config(source, weights))
         load_strictly(model, {name: value.float() for name, value in weights.items()}, path)

@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from adapters.folder import open_model, read_settings
+from adapters.folder import open_model
 from adapters.prompts import Prompts
 from adapters.segmenter import Embedding, PromptableSegmenter
+from adapters.source import ModelSource, Source
 from adapters.vision import IMAGENET, Normalisation
-from adapters.weights import Source
 from qformer.config import from_dict
 from qformer.contracts import CheckpointError
 from qformer.proposals import Everything
@@ -34,27 +34,25 @@ class FolderSegmenter(PromptableSegmenter):
         self.register_buffer("positions", positions, persistent=False)
 
     @classmethod
-    def open(
-        cls, source: Source, dtype: torch.dtype = torch.float32, revision: str | None = None
-    ) -> Self:
-        config = read_settings(source, "config.json", revision)
-        model_type = config.get("model_type")
-        if model_type not in cls.kinds:
+    def open(cls, source: Source, dtype: torch.dtype = torch.float32) -> Self:
+        source = ModelSource.of(source)
+        config = source.settings()
+        if source.model_type not in cls.kinds:
             raise CheckpointError(
-                f"{source} is a {model_type!r} model, not {cls.kinds[0]!r}: choose another"
+                f"{source} is a {source.model_type!r} model, not {cls.kinds[0]!r}: choose another"
             )
-        model = open_model(source, dtype, revision, cls.architecture)
-        segmenter = cls(model, cls.normalisation(source, revision))
+        model = open_model(source, dtype, cls.architecture)
+        segmenter = cls(model, cls.normalisation(source))
         own = from_dict(Everything, config.get("everything", {}), f"config.json of {source}")
         segmenter.usual = own.over(cls.usual)
         segmenter.click_reach = config.get("click_reach")
         return segmenter
 
     @classmethod
-    def normalisation(cls, source: Source, revision: str | None = None) -> Normalisation:
+    def normalisation(cls, source: Source) -> Normalisation:
         """What the folder says; the processors that wrote it may not be importable here."""
         try:
-            return Normalisation.open(source, revision)
+            return Normalisation.open(source)
         except CheckpointError:
             return cls.normal
 

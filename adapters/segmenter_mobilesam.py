@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from adapters.release import load_strictly, read_weights, shape_of, weight_file
 from adapters.segmenter_sam import SamSegmenter
+from adapters.source import ModelSource, Source
 from adapters.tinyvit import TinyVit, TinyVitConfig
 from adapters.vision import IMAGENET
-from adapters.weights import Source
 from qformer.config import from_dict
 from qformer.contracts import Capabilities
 
@@ -111,12 +111,12 @@ class MobileSamSegmenter(SamSegmenter):
         cls,
         source: Source,
         dtype: torch.dtype = torch.float32,
-        revision: str | None = None,
         file: str | None = None,
     ) -> Self:
         """mobile_sam.pt, or a folder or hub id with it (or a model.safetensors with the same
         names); config.json only where the shape is not the release's."""
-        path = weight_file(source, (file,) if file else FILES, revision)
+        source = ModelSource.of(source)
+        path = weight_file(source, (file,) if file else FILES)
         held = {n: v for n, v in read_weights(path).items() if not n.startswith(UNUSED)}
         weights = {renamed(name): value for name, value in held.items()}
         shared = "shared_image_embedding.positional_embedding"

@@ -16,7 +16,7 @@ from torch import Tensor
 from adapters.prompts import Prompts
 from adapters.segmenter import Embedding
 from adapters.segmenter_folder import FolderSegmenter
-from adapters.weights import Source
+from adapters.source import Source
 from qformer.contracts import Capabilities, CheckpointError
 from qformer.proposals import Everything
 
@@ -61,11 +61,9 @@ class EdgeTamSegmenter(Sam2Segmenter):
     architecture = "EdgeTamModel"
 
     @classmethod
-    def open(
-        cls, source: Source, dtype: torch.dtype = torch.float32, revision: str | None = None
-    ) -> Self:
+    def open(cls, source: Source, dtype: torch.dtype = torch.float32) -> Self:
         require_timm()
-        return super().open(source, dtype, revision)
+        return super().open(source, dtype)
 
 
 def require_timm() -> None:

@@ -11,15 +11,15 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from adapters.folder import open_model, read_settings
+from adapters.folder import open_model
 from adapters.grow import grow
 from adapters.prompts import Prompts
 from adapters.roi import roi_align
 from adapters.segmenter import Embedding
 from adapters.segmenter_folder import FolderSegmenter
 from adapters.segmenter_sam2 import Sam2Segmenter
+from adapters.source import ModelSource, Source
 from adapters.vision import Normalisation
-from adapters.weights import Source
 from qformer.contracts import Capabilities, CheckpointError, RegionError
 from qformer.proposals import Proposal
 
@@ -67,26 +67,23 @@ class Sam3Segmenter(Sam3TrackerSegmenter):
         self.freeze()
 
     @classmethod
-    def open(
-        cls, source: Source, dtype: torch.dtype = torch.float32, revision: str | None = None
-    ) -> Self:
+    def open(cls, source: Source, dtype: torch.dtype = torch.float32) -> Self:
         from transformers import AutoTokenizer
 
-        model_type = read_settings(source, "config.json", revision).get("model_type")
-        if model_type not in cls.kinds:
-            raise CheckpointError(f"{source} is a {model_type!r} model, not 'sam3': choose another")
-        detector = open_model(source, dtype, revision, "Sam3Model")
-        tracker = None
-        if model_type == "sam3_video":
-            tracker = open_model(source, dtype, revision, cls.architecture)
+        source = ModelSource.of(source)
+        kind = source.model_type
+        if kind not in cls.kinds:
+            raise CheckpointError(f"{source} is a {kind!r} model, not 'sam3': choose another")
+        detector = open_model(source, dtype, "Sam3Model")
+        tracker = open_model(source, dtype, cls.architecture) if kind == "sam3_video" else None
         try:
-            words = AutoTokenizer.from_pretrained(source, revision=revision)
+            words = AutoTokenizer.from_pretrained(**source.pinned)
         except Exception as error:
             raise CheckpointError(
                 f"{source} has no tokenizer that opens ({type(error).__name__}): copy the whole"
                 " folder again"
             ) from error
-        return cls(detector, tracker, cls.normalisation(source, revision), words)
+        return cls(detector, tracker, cls.normalisation(source), words)
 
     @property
     def low_size(self) -> int:

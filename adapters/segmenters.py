@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import socket
@@ -15,11 +14,12 @@ from urllib.request import getproxies
 
 import torch
 
-from adapters.folder import quiet, read_settings
+from adapters.folder import quiet
 from adapters.registry import SEGMENTERS
 from adapters.segmenter_efficientsam import save_efficientsam
 from adapters.segmenter_mobilesam import save_mobilesam
-from qformer.contracts import CheckpointError
+from adapters.source import ModelSource
+from qformer.contracts import CheckpointError, hint
 
 AUTO = "auto"
 EMBEDDED = Path(__file__).parent / "embedded" / "segmenter"
@@ -46,15 +46,15 @@ class Known:
 
 
 KNOWN: dict[str, Known] = {
-    "sam-vit-b": Known("sam", "facebook/sam-vit-base", 94, "the first SAM", 22),
+    "sam-vit-b": Known("sam", "facebook/sam-vit-base", 94, "the first SAM", 13.8),
     "sam-vit-l": Known("sam", "facebook/sam-vit-large", 312, "... larger"),
     "sam-vit-h": Known("sam", "facebook/sam-vit-huge", 641, "... largest"),
-    "slimsam-77": Known("sam", "Zigeng/SlimSAM-uniform-77", 9.7, "SAM pruned to a tenth", 6.4),
+    "slimsam-77": Known("sam", "Zigeng/SlimSAM-uniform-77", 9.7, "SAM pruned to a tenth"),
     "slimsam-50": Known("sam", "Zigeng/SlimSAM-uniform-50", 28, "SAM pruned to a third"),
     "sam-hq-vit-b": Known("sam_hq", "syscv-community/sam-hq-vit-base", 95, "SAM, finer edges"),
     "sam-hq-vit-l": Known("sam_hq", "syscv-community/sam-hq-vit-large", 314, "... larger"),
     "sam-hq-vit-h": Known("sam_hq", "syscv-community/sam-hq-vit-huge", 643, "... largest"),
-    "sam2.1-tiny": Known("sam2", "facebook/sam2.1-hiera-tiny", 39, "the default on a CPU", 6.1),
+    "sam2.1-tiny": Known("sam2", "facebook/sam2.1-hiera-tiny", 39, "the default on a CPU", 4.2),
     "sam2.1-small": Known("sam2", "facebook/sam2.1-hiera-small", 46, "a little larger"),
     "sam2.1-base-plus": Known("sam2", "facebook/sam2.1-hiera-base-plus", 81, "default on a GPU"),
     "sam2.1-large": Known("sam2", "facebook/sam2.1-hiera-large", 224, "the best of SAM 2.1"),
@@ -62,17 +62,19 @@ KNOWN: dict[str, Known] = {
         "sam3_video", "facebook/sam3", 848, "finds by text and exemplars", licence="SAM License"
     ),
     "efficientsam-ti": Known(
-        "efficientsam", "merve/EfficientSAM", 10, "small; no clicks that exclude", 3.2,
+        "efficientsam", "merve/EfficientSAM", 10, "small; no clicks that exclude", 2.4,
         file="efficient_sam_vitt.pt",
     ),
     "efficientsam-s": Known(
-        "efficientsam", "merve/EfficientSAM", 26, "... larger", file="efficient_sam_vits.pt"
+        "efficientsam", "merve/EfficientSAM", 26, "... larger", 5.1, file="efficient_sam_vits.pt"
     ),
     "mobilesam": Known(
-        "mobilesam", "dhkim2810/MobileSAM", 10, "SAM with a small encoder", 3.1,
+        "mobilesam", "dhkim2810/MobileSAM", 10, "SAM with a small encoder", 2.5,
         file="mobile_sam.pt",
     ),
-    "edgetam": Known("edgetam", "yonigozlan/EdgeTAM-hf", 14, "the fastest; needs timm", 1.0),
+    "edgetam": Known(
+        "edgetam", "yonigozlan/EdgeTAM-hf", 14, "smallest of SAM 2's kind; needs timm; untried"
+    ),
 }  # fmt: skip
 RELEASES = {known.file: known.kind for known in KNOWN.values() if known.file}
 
@@ -103,12 +105,8 @@ def open_segmenter(
             )
         return SEGMENTERS[kind](path, dtype)
     if not path.is_dir() and not HUB_ID.fullmatch(str(source)):
-        close = difflib.get_close_matches(str(source), KNOWN, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise CheckpointError(
-            f"there is no segmenter {source}: {hint}give a short name (loupe segmenters lists"
-            " them), a folder or a hub id"
-        )
+        otherwise = "give a short name (loupe segmenters lists them), a folder or a hub id"
+        raise CheckpointError(f"there is no segmenter {source}: {hint(source, KNOWN, otherwise)}")
     kind = kind_of(source)
     if kind not in SEGMENTERS:
         raise CheckpointError(
@@ -124,7 +122,7 @@ def kind_of(source: str | Path) -> str | None:
         for file, kind in RELEASES.items():
             if (path / file).is_file():
                 return kind
-    return read_settings(source, "config.json").get("model_type")
+    return ModelSource.of(source).model_type
 
 
 def save_segmenter(segmenter: Any, folder: Path) -> None:

@@ -14,9 +14,9 @@ import torch
 
 from adapters.build import locate
 from adapters.config import PartConfig
-from adapters.folder import LANGUAGE_CLASSES, WHOLE, read_settings
+from adapters.folder import LANGUAGE_CLASSES
+from adapters.source import WHOLE_MODELS
 from adapters.vision import ARCHITECTURES
-from adapters.vision import WHOLE as WHOLE_VISION
 from qformer.contracts import CheckpointError
 
 
@@ -62,7 +62,6 @@ KNOWN: dict[str, dict[str, Any]] = {
         "model_type": "blip-2", "vision_config": {}, "text_config": opt(2560, 32, 32)
     },
 }  # fmt: skip
-EARLIER = {"clip": 1}  # blocks that are not read
 
 
 @dataclass
@@ -78,7 +77,7 @@ class BareVision:
 def settings_of(part: PartConfig) -> dict[str, Any]:
     if part.path in KNOWN:
         return KNOWN[part.path]
-    return read_settings(locate(Path(), part.path), "config.json", part.revision)
+    return locate(Path(), part).settings()
 
 
 def bare_vision(part: PartConfig) -> BareVision:
@@ -86,14 +85,15 @@ def bare_vision(part: PartConfig) -> BareVision:
     import transformers
 
     settings = settings_of(part)
-    known = ARCHITECTURES | WHOLE_VISION
-    if settings.get("model_type") not in known:
-        raise CheckpointError(f"{part.path} is no vision encoder Loupe knows: {', '.join(known)}")
-    name, leading = known[settings["model_type"]]
+    if settings.get("model_type") not in ARCHITECTURES:
+        raise CheckpointError(
+            f"{part.path} is no vision encoder Loupe knows: {', '.join(ARCHITECTURES)}"
+        )
+    name, leading = ARCHITECTURES[settings["model_type"]]
     model_class = getattr(transformers, name)
     inner = dict(settings.get("vision_config") or settings)
     inner.pop("model_type", None)
-    if "vision_config" in settings and settings["model_type"] not in WHOLE_VISION:
+    if "vision_config" in settings and settings["model_type"] not in WHOLE_MODELS:
         inner = {k: v for k, v in inner.items() if k != "architectures"}
     config = model_class.config_class(**inner)
     if part.image_size:
@@ -113,7 +113,7 @@ def bare_language(part: PartConfig, dtype: torch.dtype) -> Any:
     import transformers
 
     settings = settings_of(part)
-    if settings.get("model_type") in WHOLE:
+    if settings.get("model_type") in WHOLE_MODELS:
         settings = settings["text_config"]
         name = LANGUAGE_CLASSES.get(settings.get("model_type", ""))
     else:

@@ -18,7 +18,7 @@ from qformer.contracts import LoupeError
 
 @dataclass(frozen=True)
 class TinyVitConfig:
-    """As released with MobileSAM (5M). strides: of the steps between stages."""
+    """The shape released with MobileSAM (5M). strides: of the steps between stages."""
 
     image_size: int = 1024
     widths: tuple[int, ...] = (64, 128, 160, 320)
@@ -71,7 +71,7 @@ class ConvolutionBlock(nn.Module):
 
 
 class Merging(nn.Module):
-    """From one stage to the next: other channels and, where stride is 2, half the places."""
+    """The step between two stages: other channels and, where stride is 2, half the places."""
 
     def __init__(self, width: int, outward: int, stride: int) -> None:
         super().__init__()

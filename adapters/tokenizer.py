@@ -13,8 +13,8 @@ import shutil
 from pathlib import Path
 from typing import Any, Protocol
 
-from adapters.folder import Source, is_folder, quiet, read_json
-from adapters.weights import not_here
+from adapters.folder import quiet
+from adapters.source import ModelSource, Source, not_here, read_json
 from qformer.contracts import CheckpointError
 
 
@@ -88,15 +88,16 @@ class HubTokenizer:
         )
 
 
-def open_tokenizer(source: Source, revision: str | None = None, subfolder: str = "") -> Any:
+def open_tokenizer(source: Source, subfolder: str = "") -> Any:
     """The Tokenizer of a folder or hub id, or of a folder within. Raises CheckpointError if there
     is none."""
-    folder = Path(source) / subfolder
+    source = ModelSource.of(source)
+    folder = source.folder / subfolder
     if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
         settings = folder / "tokenizer_config.json"
         add_bos = read_json(settings).get("add_bos_token", True) if settings.is_file() else True
         return SentencePieceTokenizer(folder / "tokenizer.model", add_bos)
-    if is_folder(source) and not any(
+    if source.is_folder and not any(
         (folder / name).is_file()
         for name in ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
     ):
@@ -107,12 +108,9 @@ def open_tokenizer(source: Source, revision: str | None = None, subfolder: str =
 
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(
-                source, revision=revision or "main", subfolder=subfolder
-            )
-            return HubTokenizer(tokenizer)
+            return HubTokenizer(AutoTokenizer.from_pretrained(**source.pinned, subfolder=subfolder))
     except Exception as error:  # as in open_model
-        if not is_folder(source):
+        if not source.is_folder:
             raise CheckpointError(not_here(source)) from error
         raise CheckpointError(
             f"the tokenizer of {source} does not open ({type(error).__name__}): "

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adapters.folder import HERE, open_model, read_settings
+from adapters.folder import HERE, open_model
 from adapters.frozen import Frozen
 from adapters.memory import Placement
-from adapters.weights import Source
+from adapters.source import WHOLE_MODELS, ModelSource, Source
 from qformer.contracts import CheckpointError
 
 # model_type -> class that holds the image side alone, and its tokens before the patches.
@@ -37,10 +37,7 @@ ARCHITECTURES: dict[str, tuple[str, int]] = {
     "align": ("AlignVisionModel", 0),  # a convolutional net: its last map is the patches
     "align_vision_model": ("AlignVisionModel", 0),
 }
-WHOLE = {  # models that hold a vision encoder as `vision_model`
-    "blip-2": ("Blip2VisionModel", 1),
-    "instructblip": ("InstructBlipVisionModel", 1),
-}
+ARCHITECTURES |= {kind: (name, 1) for kind, name in WHOLE_MODELS.items()}  # their `vision_model`
 ALIGN_STRIDE = 32  # pixels a cell of its last map
 
 
@@ -53,8 +50,8 @@ class Normalisation:
     resample: str = "bicubic"  # or "bilinear"
 
     @classmethod
-    def open(cls, source: Source, revision: str | None = None) -> Self:
-        return cls.of(read_settings(source, "preprocessor_config.json", revision), source)
+    def open(cls, source: Source) -> Self:
+        return cls.of(ModelSource.of(source).settings("preprocessor_config.json"), source)
 
     @classmethod
     def of(cls, settings: dict[str, Any], source: Source) -> Self:
@@ -212,21 +209,21 @@ CLASSES = {"Siglip2VisionModel": Siglip2VisionEncoder, "AlignVisionModel": Align
 def open_vision_encoder(
     source: Source,
     dtype: torch.dtype = torch.float32,
-    revision: str | None = None,
     *,
     hidden_state: int | None = None,
     image_size: int | None = None,
     placement: Placement = HERE,
 ) -> HuggingFaceVisionEncoder:
-    """An encoder of any kind in ARCHITECTURES, read at its last state, or that of a whole model
-    in WHOLE. image_size: see HuggingFaceVisionEncoder."""
-    model_type = read_settings(source, "config.json", revision).get("model_type", "")
-    if model_type not in ARCHITECTURES | WHOLE:
+    """An encoder of any kind in ARCHITECTURES, read at its last state, whole models' included.
+    image_size: see HuggingFaceVisionEncoder."""
+    source = ModelSource.of(source)
+    model_type = source.model_type or ""
+    if model_type not in ARCHITECTURES:
         raise CheckpointError(
             f"{source} is a {model_type!r} model; as vision encoders these are known: "
-            + ", ".join(ARCHITECTURES | WHOLE)
+            + ", ".join(ARCHITECTURES)
         )
-    architecture, leading_tokens = (ARCHITECTURES | WHOLE)[model_type]
+    architecture, leading_tokens = ARCHITECTURES[model_type]
     # A pooler is often not in the folder, and never read here; nor is a norm behind the state read.
     unread: tuple[str, ...] = ("pooler.", "head.", "vision_model.head.")
     if hidden_state is not None:
@@ -234,34 +231,31 @@ def open_vision_encoder(
     model = open_model(
         source,
         dtype,
-        revision,
         architecture,
         ignore_missing=unread,
-        part="vision_model" if model_type in WHOLE else None,
+        part=source.part("vision_model"),
         placement=Placement(placement.device),
     )
     leading_tokens += getattr(model.config, "num_register_tokens", 0)
     kind = CLASSES.get(architecture, HuggingFaceVisionEncoder)
-    normalisation = Normalisation.open(source, revision)
+    normalisation = Normalisation.open(source)
     return kind(model, leading_tokens, normalisation, hidden_state, image_size)
 
 
 def open_clip(
     source: Source,
     dtype: torch.dtype = torch.float32,
-    revision: str | None = None,
     **options: Any,
 ) -> HuggingFaceVisionEncoder:
     """CLIP as BLIP-2 reads it: the output of the last block but one, without a norm. options: as
     for open_vision_encoder."""
-    return open_vision_encoder(source, dtype, revision, hidden_state=-2, **options)
+    return open_vision_encoder(source, dtype, hidden_state=-2, **options)
 
 
 def open_eva(
     source: Source,
     dtype: torch.dtype = torch.float32,
-    revision: str | None = None,
     **options: Any,
 ) -> HuggingFaceVisionEncoder:
     """EVA as BLIP-2 reads it: the output of its last block; `ln_vision` belongs to the bridge."""
-    return open_vision_encoder(source, dtype, revision, hidden_state=-1, **options)
+    return open_vision_encoder(source, dtype, hidden_state=-1, **options)

@@ -9,9 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from adapters.source import ModelSource, Source, listed, not_here
 from qformer.contracts import CheckpointError
-
-Source = str | Path  # a folder here, or (str only) a model id on the hub
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 2_000_000_000
@@ -24,12 +23,12 @@ class WeightFiles:
     Raises CheckpointError if there are no safetensors, or they are damaged.
     """
 
-    def __init__(self, source: Source, revision: str | None = None) -> None:
+    def __init__(self, source: Source) -> None:
         self.source = source
         self._handles: dict[str, Any] = {}  # name of a weight -> its open file
         from safetensors import safe_open
 
-        for file in weight_files(source, revision):
+        for file in weight_files(source):
             try:
                 handle = safe_open(file, "pt")
             except Exception:  # safetensors' own error, or the system's
@@ -54,40 +53,61 @@ class WeightFiles:
         return name in self._handles
 
 
-def not_here(source: Source) -> str:
-    """What to say of a hub id whose files cannot be had."""
-    return (
-        f"{str(source)!r} is neither a folder here nor a model the hub gave: check the name, or, "
-        "without a network, copy the model's files into a folder and give that"
-    )
-
-
-def weight_files(source: Source, revision: str | None = None) -> list[Path]:
+def weight_files(source: Source) -> list[Path]:
     """The safetensors of a folder, or of a hub id (fetched, where they are not here yet)."""
-    folder = Path(source)
-    if isinstance(source, str) and not folder.is_dir():
+    source = ModelSource.of(source)
+    if not source.is_folder:
         from transformers.utils import cached_file
         from transformers.utils.hub import get_checkpoint_shard_files
 
+        hub_id, revision = str(source), source.revision
         told = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
         try:
-            index = cached_file(source, INDEX, **told)
+            index = cached_file(hub_id, INDEX, **told)
             if index is not None:
-                shards, _ = get_checkpoint_shard_files(source, index, revision=revision)
+                shards, _ = get_checkpoint_shard_files(hub_id, index, revision=revision)
                 return [Path(file) for file in shards]
-            single = cached_file(source, SINGLE, **told)
+            single = cached_file(hub_id, SINGLE, **told)
         except (OSError, ValueError):
             raise CheckpointError(not_here(source)) from None
         if single is None:
             raise CheckpointError(f"{source} has no .safetensors weights: choose another model")
         return [Path(single)]
-    files = sorted(folder.glob("model*.safetensors"))
+    files = sorted(source.folder.glob("model*.safetensors"))
     if not files:
         raise CheckpointError(
             f"{source} has no .safetensors weights: copy the whole folder again, or save it anew "
             "with save_pretrained"
         )
     return files
+
+
+def check_fit(
+    known: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
+    what: str,
+    homeless: Iterable[str] = (),
+    absent: tuple[str, ...] = (),
+) -> None:
+    """Hold `weights` to the names and shapes of a module's state. Raises CheckpointError.
+
+    what: how the message begins. homeless: foreign names nothing of ours answers to. absent:
+    beginnings of names that need not be there.
+    """
+    missing = {name for name in known.keys() - weights if not name.startswith(absent)}
+    unexpected = [*(weights.keys() - known), *homeless]
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{what}: {len(missing)} weights missing ({listed(missing) or 'none'}), "
+            f"{len(unexpected)} unexpected ({listed(unexpected) or 'none'})"
+        )
+    shaped = {
+        f"{name} is {tuple(value.shape)}, expected {tuple(known[name].shape)}"
+        for name, value in weights.items()
+        if value.shape != known[name].shape
+    }
+    if shaped:
+        raise CheckpointError(f"{what}: {listed(shaped)}")
 
 
 def save_weights(

@@ -151,7 +151,7 @@ new MutationObserver((_, watch) => {
 
 
 def start() -> None:
-    """Until the page can be used, and until the model answers."""
+    """Measure the time until the page can be used, and until the model answers."""
     usable, ready = [], []
     with browser() as opened:
         for _ in range(3):
@@ -216,7 +216,7 @@ class Visitor:
 
 
 def clicks(count: int = 20) -> None:
-    """From a click to its region on the screen."""
+    """Measure the time from a click to its region on the screen."""
     with running() as chat, browser() as opened:
         chat.ready()
         for size in SIZES:
@@ -233,7 +233,7 @@ def clicks(count: int = 20) -> None:
 
 
 def words(count: int = 20) -> None:
-    """From a question to the answer's first piece, of a picture read before."""
+    """Measure the time from a question to the answer's first piece, of a picture read before."""
     with running() as chat:
         chat.ready()
         url = data_url(picture())
@@ -307,7 +307,7 @@ def memory(count: int = 1000) -> None:
 
 
 def gone(count: int = 5) -> None:
-    """From a tab's closing to the end of what it had asked for."""
+    """Measure the time from a tab's closing to the end of what it had asked for."""
     times = []
     with running("--max-new-tokens", "400", "--temperature", "1.5") as chat, browser() as opened:
         chat.ready()

@@ -148,7 +148,7 @@ def bare_click(named: str, segmenter: SamSegmenter, image: torch.Tensor, repeats
 
 
 def thresholds(segmenter: SamSegmenter, image: torch.Tensor, per_side: int) -> tuple[float, float]:
-    """Those of random weights that keep about what a trained SAM's keep: half, then half."""
+    """Choose thresholds that keep of random masks what a trained SAM keeps: half, then half."""
     loose = Everything(per_side, 4, 0.0, 0.0, 0.02, box_nms_thresh=1.0)
     found = segmenter.everything(image, loose)
     iou = float(np.median([one.score for one in found]))

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any, NoReturn
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, with a wrong call answered in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+from typing import Any
 
 
 def shown(value: Any) -> str:

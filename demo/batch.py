@@ -23,6 +23,7 @@ from demo.arguments import shown
 from demo.commands.common import settings_used
 from qformer import together
 from qformer.assistant import Assistant
+from qformer.console import progress
 from qformer.contracts import LoupeError, QuestionError, RegionError
 from qformer.regions import Region
 from qformer.together import Question
@@ -48,7 +49,7 @@ def region(view: View, wanted: Any, number: int, folder: Path = Path()) -> Regio
 def regions(
     view: View, wanted: Any, number: int, folder: Path = Path(), every: bool = False
 ) -> list[Region]:
-    """As `region`; every: all readings of it, best first."""
+    """Make the Regions that `region` chooses from; every: all readings of it, best first."""
     if not isinstance(wanted, dict) or not wanted or not set(wanted) <= set(REGION_KEYS):
         raise RegionError(f'a region is {{"points"}}, {{"box"}} or {{"mask"}}, not {shown(wanted)}')
     name = f"region {number}"
@@ -107,7 +108,8 @@ def run(source: str, build: Callable[[], Assistant]) -> int:
     for done, answer in enumerate(answers(assistant, asked, folder), 1):
         failed += "error" in answer
         print(json.dumps(answer, ensure_ascii=False), flush=True)
-        progress(done, len(asked), failed)
+        text = f"{done}/{len(asked)} answered" + (f", {failed} failed" if failed else "")
+        progress(text, done, len(asked), every=100)
     return 0
 
 
@@ -240,12 +242,3 @@ def answer_together(assistant: Assistant, lines: Sequence[Line]) -> None:
             line.fail(told)
         else:
             line.answer = told
-
-
-def progress(done: int, total: int, failed: int) -> None:
-    """How far the run is, on standard error: a line that renews itself on a terminal."""
-    text = f"{done}/{total} answered" + (f", {failed} failed" if failed else "")
-    if sys.stderr.isatty():
-        print(f"\r{text}", end="\n" if done == total else "", file=sys.stderr, flush=True)
-    elif done == total or done % 100 == 0:
-        print(text, file=sys.stderr, flush=True)

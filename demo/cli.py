@@ -9,8 +9,9 @@ import re
 import sys
 from collections.abc import Sequence
 
-from demo.arguments import Parser
 from demo.commands import COMMANDS
+from qformer.console import Parser
+from qformer.contracts import LoupeError, hint
 
 EXAMPLES = """examples:
   loupe ask scene.png "how many stars are there?"
@@ -30,18 +31,31 @@ TRAIN = {
 }
 
 
+class Version(argparse.Action):
+    """Looked up only when somebody asks: reading what is installed takes a while."""
+
+    def __init__(self, option_strings, dest, **named):
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, **named)
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        from importlib.metadata import version
+
+        print(f"loupe {version('loupe-assistant')}")
+        parser.exit()
+
+
 def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="loupe",
         description="Point at things in a picture and ask about them.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    top.add_argument("--version", action=Version, help="say which Loupe this is, and end")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, module in COMMANDS.items():
         command = commands.add_parser(
             name, help=module.SAYS, description=module.SAYS[0].upper() + module.SAYS[1:] + ".",
-            epilog=module.EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog=module.EXAMPLES,
         )  # fmt: skip
         command.set_defaults(command=name, regions=[])
         module.arguments(command)
@@ -57,6 +71,8 @@ def parse(words: list[str]) -> argparse.Namespace:
         if option in ("--point", "--not-point", "--box") and re.match(r"-[\d.]", value):
             words[place - 1 : place + 1] = [f"{option}={value}"]
     top = parser()
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        top.error(f"there is no command {words[0]!r}; {hint(words[0], [*COMMANDS, *TRAIN])}")
     args, left = top.parse_known_args(words)
     for name in ("image", "question"):  # argparse fills these only where they stand together
         if left and not left[0].startswith("-") and getattr(args, name, "") is None:
@@ -83,8 +99,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0, or 2 with one line on standard error for what the user can put right."""
     words = list(sys.argv[1:] if argv is None else argv)
     args = None if words and words[0] in TRAIN else parse(words)
-    from qformer.contracts import LoupeError
-
     try:
         return run_train(words) if args is None else COMMANDS[args.command].run(args)
     except LoupeError as error:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 import threading
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from typing import Any
 
 from PIL import Image
 
+from adapters.files import whole_file
 from adapters.rle import encode_rle
 from demo.picture import Picture
 from demo.regions import Mark
@@ -130,10 +130,9 @@ class Corrections:
     @staticmethod
     def _write(path: Path, content: bytes) -> None:
         """Whole or not at all."""
-        part = path.with_name(path.name + ".part")
         try:
-            part.write_bytes(content)
-            os.replace(part, path)
+            with whole_file(path) as file:
+                file.write(content)
         except OSError as error:
             raise _unwritable(path, error) from None
 

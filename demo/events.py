@@ -57,7 +57,7 @@ def flag(value: Any) -> bool:
 
 
 def number(value: Any) -> int:
-    """Of a region, a picture, an entry or a candidate."""
+    """Check the number of a region, a picture, an entry or a candidate."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_ID:
         raise unknown()
     return value

@@ -13,6 +13,7 @@ import torch
 
 from adapters import coco, draw
 from adapters.images import load_image
+from qformer.console import progress
 from qformer.contracts import LoupeError
 from qformer.proposals import Everything, Proposal
 
@@ -29,10 +30,8 @@ class Progress:
         self.before = before
 
     def __call__(self, done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            end = "\n" if done == total and not self.before else ""
-            text = f"\r{self.before}{done}/{total} clicks"
-            print(text, end=end, file=sys.stderr, flush=True)
+        # Where something stands before, another picture follows in the same line.
+        progress(f"{self.before}{done}/{total} clicks", done, total + bool(self.before))
 
 
 def picture(segmenter: Any, image: torch.Tensor, settings: Everything, before: str = "") -> list:

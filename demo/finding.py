@@ -67,12 +67,12 @@ def instead(view: View, region_mask: Tensor, words: str) -> str | None:
 
 
 def without_twins(found: Sequence[Proposal], alike: float = 0.7) -> list[Proposal]:
-    """Of those whose IoU is above `alike` the first; parts and wholes stay."""
+    """Keep the first of those whose IoU is above `alike`; parts and wholes stay."""
     return _apart(found, lambda shared, one, other: shared > alike * (one + other - shared))
 
 
 def distinct(found: Sequence[Proposal], shares: float = 0.5) -> list[Proposal]:
-    """The first of those that share more than `shares` of the smaller: one of part and whole."""
+    """Keep the first of those that share more than `shares` of the smaller: part or whole."""
     return _apart(found, lambda shared, one, other: shared > shares * min(one, other))
 
 

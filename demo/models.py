@@ -95,8 +95,8 @@ class Chooser:
 
 
 def embedded_count() -> Count:
-    """Of the embedded default, segmenter and all: its files hold halves, of which it makes float32
-    as a bridge is held in."""
+    """Count the embedded default, segmenter and all: its files hold halves, which are opened as
+    float32, as a bridge is."""
     from adapters.memory import Count
 
     weights = Path(__file__).parents[1] / "adapters" / "embedded"

@@ -214,7 +214,7 @@ def header(loader: Loader, note: str = "", **more: Any) -> dict:
 
 
 def progress(loader: Loader) -> str:
-    """How much of a model that is fetched from the hub has come."""
+    """Say how much of a model that is fetched from the hub has come."""
     here, whole = fetched(loader.source) if "/" in loader.source else (0, None)
     if not here:
         return ""

@@ -55,8 +55,8 @@ State = tuple[dict[int, Mark], list[int], int | None]
 
 
 class Regions:
-    """Of one view. Methods return the Mark that changed; errors are RegionErrors and change
-    nothing. Not safe from several threads: the session holds its lock."""
+    """The regions of one view. Methods return the Mark that changed; errors are RegionErrors and
+    change nothing. Not safe from several threads: the session holds its lock."""
 
     def __init__(self, view: View):
         self.view = view
@@ -317,7 +317,7 @@ class Regions:
             self._grouped = False
 
     def _remember(self) -> None:
-        """Before a change. The oldest states go where they hold too many pixels."""
+        """Keep the state before a change. The oldest go where they hold too many pixels."""
         if self._grouped:
             return
         self._undo.append(self._state())

@@ -47,7 +47,7 @@ class Entry:
 
 
 class Talk:
-    """Of one view. ids: gives each entry its number."""
+    """The questions and answers about one view. ids: gives each entry its number."""
 
     def __init__(self, view: View, ids: Callable[[], int], composer: Composer | None = None):
         self.view, self.composer = view, composer
@@ -89,7 +89,7 @@ class Talk:
                 yield question, answer
 
     def conversation(self) -> Conversation:
-        """As the model remembers the transcript."""
+        """Give the conversation as the model remembers the transcript."""
         if self._conversation is None:
             self._conversation = self.remembering(None)
         return self._conversation

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from .contracts import LoupeError
+from .contracts import LoupeError, hint
 
 Config = TypeVar("Config")
 
@@ -93,9 +92,7 @@ def from_dict(cls: type[Config], values: Mapping[str, Any], where: str = "") -> 
     hints = typing.get_type_hints(cls)
     for key in values:
         if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(fields)}"
-            raise LoupeError(f"unknown key {prefix + str(key)!r}; {hint}")
+            raise LoupeError(f"unknown key {prefix + str(key)!r}; {hint(key, fields)}")
     for name, field in fields.items():
         required = (
             field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

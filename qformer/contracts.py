@@ -7,7 +7,8 @@ knows none of them by name, only these protocols.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -39,6 +40,16 @@ class CheckpointError(LoupeError):
 
 class StoppedError(LoupeError):
     """Long work was stopped by the one who asked for it."""
+
+
+def hint(word: object, known: Iterable[str], otherwise: str | None = None) -> str:
+    """Say which known word is meant ("did you mean 'vqa'?"), where one is near; else `otherwise`,
+    by default the known ones."""
+    names = list(known)
+    near = difflib.get_close_matches(str(word), names, n=1)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"known: {', '.join(names)}" if otherwise is None else otherwise
 
 
 class VisionEncoder(Protocol):

@@ -88,7 +88,7 @@ def among(
     ranker: Ranker | None = None,
     keep: int = KEEP,
 ) -> list[Found]:
-    """Those of some areas that fit `text`, best first; see `find`."""
+    """Choose the areas that fit `text`, best first; see `find`."""
     if not proposals:
         return []
     if ranker is None:

@@ -2,8 +2,7 @@
 
 A slowly moving average of the Q-Former gives the other side of the contrast, a queue of its
 features gives more negatives than a batch holds, and its similarities are soft targets: a caption
-may well describe another picture too. BLIP-2 leaves it out; with noisy pairs and small batches it
-helps.
+may well describe another picture too. BLIP-2 leaves it out. Whether it helps here was not measured.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .contracts import LoupeError
+from .contracts import LoupeError, RegionError
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Everything:
             raise LoupeError("stability_score_offset and min_mask_region_area must not be negative")
 
     def over(self, usual: Everything) -> Everything:
-        """Those of `usual` where these say nothing."""
+        """Take the settings of `usual` where these say nothing."""
         left = [name for name in self.names() if getattr(self, name) is None]
         return replace(self, **{name: getattr(usual, name) for name in left})
 
@@ -88,7 +88,7 @@ class Proposal:
 
     @classmethod
     def of(cls, region_mask: Tensor, score: float, **known: Any) -> Proposal:
-        """From bool (height, width) with at least one pixel; known: the further fields."""
+        """Make one from bool (height, width) with at least one pixel; known: the further fields."""
         size = region_mask.shape[0], region_mask.shape[1]
         return cls.within(region_mask, (0, 0), size, score, **known)
 
@@ -101,14 +101,25 @@ class Proposal:
         score: float,
         **known: Any,
     ) -> Proposal:
-        """From a part of a picture of (height, width) `size`: bool (h, w) at `corner` (x, y),
-        outside of which there is nothing."""
-        ys, xs = window.any(1).nonzero(), window.any(0).nonzero()
-        x0, y0, x1, y1 = int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
+        """Make one from a part of a picture of (height, width) `size`: bool (h, w) at `corner`
+        (x, y), outside of which there is nothing."""
+        x0, y0, x1, y1 = box_around(window)
         x, y = corner
         runs = run_lengths(window[y0:y1, x0:x1], (x + x0, y + y0), size)
         box = (x + x0, y + y0, x + x1, y + y1)
         return cls(runs, size, box, int(runs[1::2].sum()), score, **known)
+
+
+def box_around(region_mask: Tensor) -> tuple[int, int, int, int]:
+    """Find the box (x0, y0, x1, y1) of bool (H, W) in pixels; x1 and y1 lie just outside.
+
+    Raises RegionError where it is empty.
+    """
+    pixels = region_mask.view(torch.uint8)  # whose maximum is ten times as quick as `any`
+    if not pixels.numel() or not pixels.any():
+        raise RegionError("the region covers no pixel: click again, or ask without a region")
+    ys, xs = (pixels.amax(axis).nonzero().flatten() for axis in (1, 0))
+    return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
 
 
 def run_lengths(

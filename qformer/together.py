@@ -172,7 +172,7 @@ def _plan(view: View, question: Question, decoding: Decoding) -> tuple[View, Pla
 def _soft_tokens(
     assistant: Assistant, plans: Sequence[tuple[View, Plan]]
 ) -> Iterator[dict[str, Tensor]]:
-    """Of each plan, source name -> (queries, language width)."""
+    """Yield for each plan: source name -> (queries, language width)."""
     passes = [
         (view, row)
         for view, plan in plans
@@ -191,9 +191,9 @@ def _soft_tokens(
 
 
 def _shared(passes: Sequence[tuple[View, PassRows]]) -> list[tuple[list[int], list[ImageMemory]]]:
-    """Which passes go together: those over pictures that are read equally often, so that a picture
-    stands there once for all of its passes. A pass with a focal crop has a memory of its own, which
-    no other is made to carry."""
+    """Group the passes that go together: over pictures that are read equally often, so that a
+    picture stands there once for all of its passes. A pass with a focal crop has a memory of its
+    own, which no other is made to carry."""
     by_picture: dict[int | tuple[int, int], list[int]] = {}
     for index, (view, row) in enumerate(passes):
         key = id(view) if row.focal is None else (id(view), index)

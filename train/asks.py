@@ -25,6 +25,7 @@ from qformer.prompt import (
     instruction,
     lay_out,
 )
+from qformer.proposals import box_around
 from qformer.qformer import ImageMemory
 from qformer.regions import RegionConfig, box_geometry, focal_box, patch_coverage
 from train.data.sample import Area, BadSampleError, Picture, Sample, Turn
@@ -182,15 +183,13 @@ def place_area(
     Raises RegionError for an area that is not on the picture.
     """
     region_mask, grid = area.region_mask(seen.size), sight.vision.grid
-    ys = region_mask.any(1).nonzero().flatten()
-    xs = region_mask.any(0).nonzero().flatten()
-    box = (float(xs[0]), float(ys[0]), float(xs[-1]) + 1, float(ys[-1]) + 1)
-    coverage = patch_coverage(region_mask, grid)
+    x0, y0, x1, y1 = map(float, box_around(region_mask))
+    box, coverage = (x0, y0, x1, y1), patch_coverage(region_mask, grid)
     placed = Placed(coverage, box_geometry(box, float(region_mask.sum()), seen.size))
     if int((coverage > 0).sum()) < config.focal_patches:
-        x0, y0, x1, y1 = focal_box(box, seen.size, config.focal_crop)
+        left, top, right, bottom = focal_box(box, seen.size, config.focal_crop)
         placed.crop = sight.close_up(picture, region_mask, box, config.focal_crop)
-        placed.crop_coverage = patch_coverage(region_mask[y0:y1, x0:x1], grid)
+        placed.crop_coverage = patch_coverage(region_mask[top:bottom, left:right], grid)
     return placed
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from qformer.console import Parser
 from train.config import CONFIGS
 
 DESCRIPTION = "Train a bridge between the parts a TOML file names, or tune one on your data."
@@ -37,9 +38,8 @@ def main(argv: Sequence[str]) -> int:
         from train.segmenter_tune import main as tune
 
         return tune(argv[1:])
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="loupe train", description=DESCRIPTION, epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     names = ", ".join([*shipped(), "embedded"])
     parser.add_argument("recipe", metavar="CONFIG", help=f"a TOML file, or one of: {names}")

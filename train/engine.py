@@ -78,7 +78,7 @@ def share_of(accelerator) -> Share:
 
 
 def trained_quietly(device: torch.device):
-    """On a CPU the fused attention's backward pass costs several times the plain one."""
+    """Choose plain attention on a CPU, where the fused backward pass costs several times more."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 

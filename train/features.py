@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import os
 import struct
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from adapters.files import whole_file
 from qformer.contracts import LoupeError
 from qformer.regions import Box, focal_crop
 from train.data.sample import Picture
@@ -107,7 +107,7 @@ class FeatureCache:
         self.full = False
 
     def get(self, digest: str) -> Seen | None:
-        """None for a picture that is not there; a damaged file is not there either."""
+        """Read a picture's features; None where they are missing or their file is damaged."""
         path = self._path(digest)
         try:
             content = path.read_bytes()
@@ -141,18 +141,12 @@ class FeatureCache:
     ) -> None:
         header = HEADER.pack(MAGIC, KINDS[self.config.dtype], tokens, width, *size)
         path = self._path(digest)
-        beside = None
         try:
             path.parent.mkdir(exist_ok=True)
-            handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".")
-            with os.fdopen(handle, "wb") as file:
+            with whole_file(path) as file:
                 file.write(header + body + hashlib.sha256(body).digest())
-            os.replace(beside, path)
         except OSError:
             self.full = True
-            if beside is not None:
-                with contextlib.suppress(OSError):
-                    os.unlink(beside)
             return
         self._since += len(body)
         if self._since >= min(SWEEP, self.most // 4):

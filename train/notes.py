@@ -44,14 +44,14 @@ class NotesConfig:
 
 
 def likeness(soft: Tensor, words: Tensor) -> Tensor:
-    """How like each word's embedding each soft token is, (..., queries, vocabulary) log
+    """Compare each soft token with each word's embedding: (..., queries, vocabulary) log
     probabilities. soft: (..., queries, width). words: (vocabulary, width)."""
     alike = F.normalize(soft, dim=-1) @ F.normalize(words, dim=-1).T
     return (SHARPNESS * alike).float().log_softmax(-1)
 
 
 def notes_loss(soft: Tensor, notes: Sequence[Sequence[int]], words: Tensor) -> Tensor:
-    """How far soft tokens (N, queries, width) are from their notes, ids of words each, the first
+    """Measure how far soft tokens (N, queries, width) are from their notes: ids of words, the first
     for the first soft token. A word counts less the more often it is noted, by the root of that:
     where most cells are empty, "no" would drown "yes"."""
     wanted = torch.full(soft.shape[:2], NONE)

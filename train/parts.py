@@ -24,9 +24,9 @@ from adapters.checkpoint import (
     verify,
 )
 from adapters.config import CheckpointConfig, PartConfig, TokenizerConfig
-from adapters.folder import read_json
-from adapters.memory import Placement
+from adapters.memory import DTYPES, Placement
 from adapters.registry import LANGUAGE_MODELS, VISION_ENCODERS
+from adapters.source import read_json
 from adapters.tokenizer import open_tokenizer
 from qformer.bridge import Bridge, BridgeConfig
 from qformer.contracts import Decoding, LoupeError
@@ -34,7 +34,6 @@ from qformer.prompt import PromptConfig
 from qformer.stage1 import Stage1
 from train.recipe import Recipe
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NEW = ("region_upgrade.", "language_projection.", "familiarity.")  # may be missing at the start
 LEFT = (*NEW, "stage1.")  # may be left over
 LAYERS = "qformer.layers."
@@ -77,7 +76,7 @@ def open_parts(recipe: Recipe) -> Parts:
     tokenizer = None
     if named["tokenizer"] is not None:
         words = named["tokenizer"]
-        tokenizer = open_tokenizer(locate(Path(), words.path), words.revision, words.subfolder)
+        tokenizer = open_tokenizer(locate(Path(), words), words.subfolder)
     torch.manual_seed(recipe.loop.seed)
     bridge = fitting_bridge(recipe, old, vision, language, tokenizer)
     if recipe.stage == "stage1" and heads is None:
@@ -137,8 +136,7 @@ def start_folder(name: str) -> Path:
 
 
 def open_part(registry: dict[str, Any], part: PartConfig, dtype: torch.dtype, **more: Any) -> Any:
-    source = locate(Path(), part.path)
-    return registry[part.kind](source, dtype, part.revision, **part.options, **more)
+    return registry[part.kind](locate(Path(), part), dtype, **part.options, **more)
 
 
 def fitting_config(

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from adapters import lora
-from adapters.memory import QUANTIZED, gigabytes, is_quantized
+from adapters.memory import DTYPES, QUANTIZED, gigabytes, is_quantized
 from adapters.shapes import BareVision, bare_language, bare_vision
 from qformer.bridge import Bridge
 from qformer.contracts import LoupeError
 from qformer.stage1 import Stage1
 from train.config import CONFIGS
-from train.parts import DTYPES, planned_bridge, planned_parts
+from train.parts import planned_bridge, planned_parts
 from train.recipe import LoraConfig, Recipe, read_recipe
 
 # name -> (GB, bf16 TFLOP/s as its maker gives them)
@@ -103,7 +103,7 @@ class Plan:
         return rows + [f"note: {note}" for note in self.notes]
 
     def record(self) -> dict[str, Any]:
-        """For scripts."""
+        """Give the plan as one JSON object, for scripts."""
         return {
             "parts": {name: vars(part) for name, part in self.parts.items()},
             "memory": self.memory, "gradients": self.gradients, "optimizer": self.optimizer,

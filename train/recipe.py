@@ -18,8 +18,6 @@ from train.features import Augment, CacheConfig
 from train.loop import LoopConfig
 from train.notes import NotesConfig
 
-STAGES = ("stage1", "stage2", "instruct")
-
 
 @dataclass(frozen=True)
 class StartConfig:

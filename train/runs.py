@@ -126,8 +126,9 @@ class Training:
                 yield seen, [prepared for _, prepared in good]
 
     def evaluate(self, share: Share = WHOLE) -> dict[str, float]:
-        """Of answers: the share whose every token is the likeliest after the right ones before it,
-        so that greedy decoding writes exactly them, and the loss. Of texts: the losses."""
+        """Score the validation data. Answers: the share whose every token is the likeliest after
+        the right ones before it, so that greedy decoding writes exactly them, and the loss. Texts:
+        the losses."""
         answers = isinstance(self.stage, AnswerStage)
         names = ("right", "loss") if answers else ("itc", "itm", "itg")
         score = self._score_answers if answers else self._score_texts
@@ -144,7 +145,7 @@ class Training:
         return means if answers else {"score": -sum(means.values())} | means
 
     def _score_answers(self, seen: list, prepared: list) -> tuple[int, dict[str, float]]:
-        """How many answers, and the sums over them."""
+        """Count the answers, and sum their scores."""
         logits, answers = self.stage.logits(self.stage.ask(seen, prepared))
         right = [
             bool((row.argmax(-1) == answer).all())
@@ -153,7 +154,7 @@ class Training:
         return len(right), {"right": sum(right), "loss": cross_entropy(logits, answers)}
 
     def _score_texts(self, seen: list, prepared: list) -> tuple[int, dict[str, float]]:
-        """How many pictures, and the sums over them."""
+        """Count the pictures, and sum their losses."""
         batch = self.stage.match(seen, prepared)
         if len(set(batch["same"].tolist())) < 2:
             return 0, {}  # nothing to contrast
@@ -219,7 +220,7 @@ class Training:
         ]
 
     def report(self) -> list[str]:
-        """How the data were, at the end."""
+        """Say how the data were, at the end."""
         both = len(self.stage.both)
         return [f"{both} pictures are validated on too: not learned"] * bool(both) + [
             f"{times} samples left out: {reason} ({', '.join(self.tally.examples[reason])})"
@@ -240,7 +241,7 @@ def count(parameters: list[torch.nn.Parameter]) -> str:
 
 
 def cross_entropy(logits: list[Tensor], answers: list[Tensor]) -> float:
-    """Of each answer its mean over tokens, summed over answers."""
+    """Sum over answers the mean over each one's tokens."""
     return sum(
         float(torch.nn.functional.cross_entropy(row.float(), answer))
         for row, answer in zip(logits, answers, strict=True)

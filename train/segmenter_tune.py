@@ -8,7 +8,6 @@ encoder stays as it is, so a picture is encoded once.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from adapters.coco import area, read_dataset
 from adapters.images import load_image
 from adapters.prompts import Prompts
 from adapters.segmenters import open_segmenter, save_segmenter
+from qformer.console import Parser
 from qformer.contracts import ImageError, LoupeError, RegionError
 from train.embedded.segmenter import click_inside, click_losses, correcting_clicks, loose_box
 from train.loop import LoopConfig, fit
@@ -198,9 +198,9 @@ def split(data: list[Target], share: float) -> tuple[list[Target], list[Target]]
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="loupe train segmenter", description="Tune a segmenter on masks in COCO form.",
-        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=EXAMPLES,
     )  # fmt: skip
     parser.add_argument("data", metavar="DATA.json", type=Path, help="a data set in COCO form")
     parser.add_argument("--images", metavar="FOLDER", type=Path,

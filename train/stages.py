@@ -150,7 +150,7 @@ class SampleStage:
 
 
 def caption_of(turn: Turn, rng: np.random.Generator | None) -> str:
-    """Of a caption any, of a question the first answer; the first of all without a generator."""
+    """Draw one of several captions, or take a question's first answer; the first without a rng."""
     if turn.question or rng is None:
         return turn.answers[0]
     return turn.answers[int(rng.integers(len(turn.answers)))]
@@ -206,7 +206,7 @@ class AnswerStage(SampleStage):
         return visit if visit.asks else None
 
     def soft_tokens(self, batch: dict) -> list[tuple[Tensor, ...]]:
-        """Of each group of pictures, its rows: (queries, language width) each."""
+        """Project the rows of each group of pictures: (queries, language width) each."""
         image_embeds, close_ups = self.seen(batch)
         soft = []
         for group in batch["asked"].groups:
@@ -224,7 +224,7 @@ class AnswerStage(SampleStage):
         return read_in_buckets(self.language, prompts, answers), answers
 
     def losses(self, batch: dict) -> dict[str, Tensor]:
-        """Of the answers, and of what the notes say, where there are any."""
+        """Sum up the loss of the answers, and of the notes where there are any."""
         soft, found = self.soft_tokens(batch), {}
         if not batch["alone"]:
             found["answer"] = answers_loss(*self.logits(batch, soft))
@@ -354,7 +354,7 @@ class TextStage(SampleStage):
 
 
 def plain(caption: str) -> str:
-    """As BLIP-2 reads captions: lower case, no punctuation, at most 50 words."""
+    """Clean a caption as BLIP-2 does: lower case, no punctuation, at most 50 words."""
     return " ".join(STRIPPED.sub(" ", caption.lower()).split()[:MOST_WORDS])
 
 

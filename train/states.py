@@ -32,7 +32,7 @@ def name_of(step: int) -> str:
 
 
 def steps_in(folder: Path) -> list[int]:
-    """Of the states in a run's folder, newest first."""
+    """List the steps of the states in a run's folder, newest first."""
     names = (path.name.removeprefix("step-") for path in (folder / "state").glob("step-*"))
     return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 

@@ -14,7 +14,7 @@ from adapters.build import find
 from adapters.convert import huggingface, lavis_files, loupe
 from adapters.convert.model import Model, Report
 from adapters.published import PUBLISHED
-from adapters.weights import Source
+from adapters.source import Source
 from qformer.contracts import CheckpointError
 
 Form = Literal["loupe", "hf", "lavis"]
@@ -22,7 +22,7 @@ WRITERS = {"loupe": loupe.write, "hf": huggingface.write, "lavis": lavis_files.w
 
 
 def convert(
-    source: Source,
+    source: str | Path,
     target: Path,
     form: Form,
     vision: Source | None = None,
@@ -38,7 +38,7 @@ def convert(
 
 
 def read(
-    source: Source,
+    source: str | Path,
     vision: Source | None = None,
     language: Source | None = None,
     tokenizer: Source | None = None,
@@ -52,11 +52,11 @@ def read(
         raise CheckpointError(
             f"{source} names its own parts: leave out vision, language and tokenizer"
         )
-    source, settings = find(source)
-    if settings.get("model_type") in {*PUBLISHED, huggingface.BARE}:
-        return huggingface.read(source)
-    if "vision" in settings and isinstance(source, Path):
-        return loupe.read(source)
+    found = find(source)
+    if found.model_type in {*PUBLISHED, huggingface.BARE}:
+        return huggingface.read(found)
+    if "vision" in found.settings() and found.is_folder:
+        return loupe.read(found.folder)
     raise CheckpointError(
         f"{source} is no model that can be converted: give a LAVIS .pth, a BLIP-2 or InstructBLIP "
         "of Hugging Face, or a Loupe checkpoint"

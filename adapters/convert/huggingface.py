@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adapters.checkpoint import LORA, check_weights, whole
+from adapters.checkpoint import LORA, check_weights
 from adapters.config import CheckpointConfig, PartConfig, TokenizerConfig
-from adapters.convert.lavis_files import placed
 from adapters.convert.model import Loose, Model, Report, language_of, vision_of
-from adapters.folder import is_folder, listed, quiet, read_json
+from adapters.files import whole_folder
+from adapters.folder import listed, quiet
 from adapters.published import (
     PRESETS,
     PUBLISHED,
@@ -34,7 +34,8 @@ from adapters.published import (
     retrieval_config,
     whole_config,
 )
-from adapters.weights import Source, WeightFiles, save_weights
+from adapters.source import ModelSource
+from adapters.weights import WeightFiles, save_weights
 from qformer.config import from_dict
 from qformer.contracts import CheckpointError
 from qformer.convert import from_huggingface, to_huggingface
@@ -48,10 +49,10 @@ WHOLE_TABLE = re.compile(r"(embed_tokens|shared|lm_head)\.weight$")
 EVA = ("blip_2_vision_model", "instructblip_vision_model")
 
 
-def read(source: Source) -> Model:
+def read(source: ModelSource) -> Model:
     """A folder or hub id, with the two files of ours where they are."""
     config = whole_config(source)
-    beside = is_folder(source) and (Path(source) / TOLD).is_file()
+    beside = source.is_folder and source.file(TOLD) is not None
     stored = WeightFiles(source)
     if config.model_type == BARE:
         if not beside:
@@ -67,14 +68,14 @@ def read(source: Source) -> Model:
     if beside:
         from safetensors.torch import load_file
 
-        values = read_json(Path(source) / TOLD)
+        values = source.settings(TOLD)
         if told is not None:  # where the parts are now, not where they were
             now = _plain(told)
             values |= {name: now[name] for name in ("vision", "language", "tokenizer")}
             values["lora"] = False
         told = from_dict(CheckpointConfig, values)
-        ours |= load_file(Path(source) / BESIDE)
-        lora = Path(source) / LORA if told.lora else None
+        ours |= load_file(source.folder / BESIDE)
+        lora = source.folder / LORA if told.lora else None
     assert told is not None
     check_weights(
         told.bridge, ours, f"{source} is not a model that Loupe knows", homeless,
@@ -83,22 +84,22 @@ def read(source: Source) -> Model:
     return Model(told, ours, lora=lora)
 
 
-def _told_by(config: Any, source: Source) -> CheckpointConfig:
+def _told_by(config: Any, source: ModelSource) -> CheckpointConfig:
     """What a whole model's own config says."""
     instruct, language, words = config.model_type == "instructblip", None, None
     retrieval = config.architectures == [RETRIEVAL]
     if retrieval:
         shape = retrieval_config(config, bert_tokenizer(source))
-        words = TokenizerConfig(placed(source))
+        words = TokenizerConfig(source.absolute)
     else:
-        tokenizer = bert_tokenizer(source, None, QFORMER_TOKENIZER) if instruct else None
+        tokenizer = bert_tokenizer(source, QFORMER_TOKENIZER) if instruct else None
         shape = bridge_config(config, tokenizer)
         if instruct:
-            words = TokenizerConfig(placed(source), subfolder=QFORMER_TOKENIZER)
+            words = TokenizerConfig(source.absolute, subfolder=QFORMER_TOKENIZER)
         decodes = config.use_decoder_only_language_model
-        language = PartConfig("decoder" if decodes else "encoder-decoder", placed(source))
+        language = PartConfig("decoder" if decodes else "encoder-decoder", source.absolute)
     return CheckpointConfig(
-        vision=PartConfig("eva", placed(source)),
+        vision=PartConfig("eva", source.absolute),
         language=language,
         bridge=shape,
         tokenizer=words,
@@ -109,7 +110,7 @@ def _told_by(config: Any, source: Source) -> CheckpointConfig:
 
 
 def _plain(config: CheckpointConfig) -> dict[str, Any]:
-    """As config.json holds it."""
+    """Turn a config into what config.json holds."""
     values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
     return values
 
@@ -127,7 +128,7 @@ def write(model: Model, target: Path) -> Report:
         names = (k for k in loose.weights if not k.startswith("post_layernorm."))
         frozen = {f"vision_model.{name}": loose.weights[name] for name in names}
     image_id = None
-    with whole(target) as folder:
+    with whole_folder(target) as folder:
         if form != BARE_CLASS and model.config.language is not None:
             spoken, text_config = language_of(model)
             image_id = _save_tokenizer(model, folder, spoken, text_config)
@@ -227,7 +228,7 @@ def _save_tokenizer(model: Model, folder: Path, spoken: dict[str, Tensor], text_
     part = model.config.language
     assert part is not None
     with quiet():
-        words = AutoTokenizer.from_pretrained(part.path, revision=part.revision or "main")
+        words = AutoTokenizer.from_pretrained(**part.source.pinned)
     if IMAGE not in words.get_vocab():
         words.add_tokens([IMAGE], special_tokens=True)
     token = words.convert_tokens_to_ids(IMAGE)
@@ -277,7 +278,7 @@ def _save_rest(model: Model, form: str, loose: Loose, folder: Path) -> list[str]
     _save(folder / "processor_config.json", {"processor_class": kind, "num_query_tokens": queries})
     words = model.config.tokenizer
     if words is not None and (form == RETRIEVAL or model.config.bridge.instruct):
-        opened = bert_tokenizer(words.path, words.revision, words.subfolder)
+        opened = bert_tokenizer(words.source, words.subfolder)
         place = folder if form == RETRIEVAL else folder / QFORMER_TOKENIZER
         opened.tokenizer.save_pretrained(place)
     return remarks

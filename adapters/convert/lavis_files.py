@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ from adapters import lavis_vision as names
 from adapters.checkpoint import check_weights
 from adapters.config import CheckpointConfig, PartConfig, TokenizerConfig
 from adapters.convert.model import Model, Report, vision_of
-from adapters.folder import is_folder, read_settings
+from adapters.files import whole_file
 from adapters.lavis import hold, shape_of, stop_of, vision_kind
 from adapters.lavis_vision import loose_vision
 from adapters.published import PRESETS, bert_tokenizer, prompt_of
-from adapters.weights import Source
+from adapters.source import ModelSource, Source
 from qformer.contracts import CheckpointError
 from qformer.convert import to_lavis
 
@@ -46,28 +45,24 @@ def read(
         seen = PartConfig(kind, "vision")
     else:
         assert vision is not None  # asked above
-        seen = PartConfig(vision_kind(vision), placed(vision))
+        seen = PartConfig(vision_kind(vision), ModelSource.of(vision).absolute)
     spoken, decodes = None, True
     if speaks and language is not None:
-        settings = read_settings(language, "config.json")
+        settings = ModelSource.of(language).settings()
         decodes = not settings.get("is_encoder_decoder")
         kind = "decoder" if decodes else "encoder-decoder"
-        spoken = PartConfig(kind, placed(language), stop=stop_of(language))
+        spoken = PartConfig(kind, ModelSource.of(language).absolute, stop=stop_of(language))
+    reader = TokenizerConfig(ModelSource.of(tokenizer).absolute) if words and tokenizer else None
     config = CheckpointConfig(
         vision=seen,
         language=spoken,
         bridge=shape,
-        tokenizer=TokenizerConfig(placed(tokenizer)) if words and tokenizer else None,
+        tokenizer=reader,
         prompt=prompt_of(shape.instruct, decodes),
         decoding=PRESETS["chat"],
         heads=heads,
     )
     return Model(config, ours, loose, held.homeless)
-
-
-def placed(source: Source) -> str:
-    """A folder as an absolute path; a hub id as it is."""
-    return str(Path(source).resolve()) if is_folder(source) else str(source)
 
 
 def write(model: Model, target: Path) -> Report:
@@ -104,11 +99,7 @@ def write(model: Model, target: Path) -> Report:
     if config.language is not None:
         remarks.append("LAVIS reads the language model from its own folder: it is left out")
     target.parent.mkdir(parents=True, exist_ok=True)
-    new = target.with_name(f".{target.name}.new")
-    try:
-        torch.save({"model": {k: v.contiguous() for k, v in weights.items()}}, new)
-        os.replace(new, target)
-    finally:
-        new.unlink(missing_ok=True)
+    with whole_file(target) as file:
+        torch.save({"model": {k: v.contiguous() for k, v in weights.items()}}, file)
     left = (*model.homeless, *homeless)
     return Report("a LAVIS file", len(weights), (), left, tuple(remarks))

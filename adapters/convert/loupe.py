@@ -14,11 +14,11 @@ from adapters.checkpoint import (
     check_weights,
     load_config,
     verify,
-    whole,
     write_checkpoint,
     write_manifest,
 )
 from adapters.convert.model import Model, Report
+from adapters.files import whole_folder
 from adapters.weights import save_weights
 from qformer.contracts import CheckpointError
 
@@ -32,9 +32,7 @@ def read(folder: Path) -> Model:
     check_weights(config.bridge, weights, f"{folder / WEIGHTS}", heads=config.heads)
 
     def placed(part: Any) -> Any:
-        source = locate(folder, part.path)
-        path = str(source.resolve()) if isinstance(source, Path) else source
-        return dataclasses.replace(part, path=path)
+        return dataclasses.replace(part, path=locate(folder, part).absolute)
 
     parts: dict[str, Any] = {
         name: placed(part)
@@ -49,7 +47,7 @@ def write(model: Model, target: Path) -> Report:
     if model.lora is not None:
         raise CheckpointError("this is a Loupe checkpoint already: copy the folder")
     config, remarks = model.config, []
-    with whole(target) as folder:
+    with whole_folder(target) as folder:
         if model.loose is not None:
             (folder / "vision").mkdir()
             save_weights(model.loose.weights, folder / "vision")

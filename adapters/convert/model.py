@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from adapters.config import CheckpointConfig
-from adapters.folder import WHOLE, open_model, read_settings
+from adapters.folder import open_model
 from adapters.lavis_vision import Loose
 from adapters.tokenizer import open_tokenizer
-from adapters.weights import Source, WeightFiles
-
-# settings beside a model's weights, by file name
-Files = Mapping[str, Mapping[str, Any]]
+from adapters.weights import WeightFiles
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Model:
     weights: dict[str, Tensor]
     loose: Loose | None = None
     homeless: tuple[str, ...] = ()
-    lora: Source | None = None
+    lora: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -49,16 +47,14 @@ def vision_of(model: Model) -> Loose:
     """The vision encoder's weights and settings, wherever they lie."""
     if model.loose is not None:
         return model.loose
-    part = model.config.vision
-    settings = read_settings(part.path, "config.json", part.revision)
-    whole = settings.get("model_type") in WHOLE
-    stored = WeightFiles(part.path, part.revision)
-    if whole:
+    source = model.config.vision.source
+    settings, stored = source.settings(), WeightFiles(source)
+    if source.is_whole:
         settings = dict(settings["vision_config"])
         weights = stripped(stored.read(n for n in stored if n.startswith("vision_model.")))
     else:
         weights = stripped(stored.read(stored))
-    preprocessor = read_settings(part.path, "preprocessor_config.json", part.revision)
+    preprocessor = source.settings("preprocessor_config.json")
     return Loose(weights, settings, preprocessor)
 
 
@@ -75,22 +71,17 @@ def language_of(model: Model) -> tuple[dict[str, Tensor], Any]:
 
     part = model.config.language
     assert part is not None  # asked by those who write one
-    stored = WeightFiles(part.path, part.revision)
-    prefix = "language_model."
-    whole = read_settings(part.path, "config.json", part.revision).get("model_type") in WHOLE
-    first = next(name for name in stored if name.startswith(prefix if whole else ""))
-    opened = open_model(
-        part.path,
-        stored.read([first])[first].dtype,
-        part.revision,
-        part="language_model" if whole else None,
-    )
+    source = part.source
+    stored, inside = WeightFiles(source), source.part("language_model")
+    prefix = f"{inside}." if inside else ""
+    first = next(name for name in stored if name.startswith(prefix))
+    opened = open_model(source, stored.read([first])[first].dtype, part=inside)
     if part.stop is not None:
-        opened.config.eos_token_id = open_tokenizer(part.path, part.revision)(part.stop)[0]
+        opened.config.eos_token_id = open_tokenizer(source)(part.stop)[0]
     if model.lora is not None:
         from types import SimpleNamespace
 
-        merge(SimpleNamespace(model=opened), model.lora)  # type: ignore[arg-type]
+        merge(SimpleNamespace(model=opened), model.lora)
     seen: set[tuple[int, torch.Size]] = set()
     weights = {}
     for name, value in opened.state_dict().items():
@@ -99,7 +90,6 @@ def language_of(model: Model) -> tuple[dict[str, Tensor], Any]:
             weights[name] = value
         seen.add(place)
     if model.lora is None:  # as they are stored: transformers keeps some of a T5's in float32
-        prefix = prefix if whole else ""
         kept = [name for name in weights if f"{prefix}{name}" in stored]
         raw = stored.read(f"{prefix}{name}" for name in kept)
         weights |= {name: raw[f"{prefix}{name}"] for name in kept}

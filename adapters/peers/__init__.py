@@ -6,14 +6,12 @@ Hugging Face folder or hub id, a server from its address.
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from adapters.build import HUB_ID
-from adapters.folder import is_folder
 from adapters.peers.huggingface import HuggingFacePeer
 from adapters.peers.matchers import (
     AlignPeer,
@@ -24,7 +22,8 @@ from adapters.peers.matchers import (
 )  # fmt: skip
 from adapters.peers.server import ServerPeer
 from adapters.peers.writers import Blip2Peer, BlipAnswerPeer, BlipCaptionPeer, InstructBlipPeer
-from qformer.contracts import CheckpointError, LoupeError
+from adapters.source import ModelSource
+from qformer.contracts import CheckpointError, LoupeError, hint
 
 PEERS: dict[str, type[HuggingFacePeer]] = {
     "blip2": Blip2Peer,
@@ -51,9 +50,7 @@ def open_peer(
     if kind == SERVER:
         return ServerPeer(name or kind, str(source))
     if kind not in PEERS:
-        close = difflib.get_close_matches(kind, [*PEERS, SERVER], n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join([*PEERS, SERVER])}"
-        raise LoupeError(f"there is no peer {kind!r}: {hint}")
-    if not is_folder(source) and not HUB_ID.fullmatch(str(source)):
+        raise LoupeError(f"there is no peer {kind!r}: {hint(kind, [*PEERS, SERVER])}")
+    if not ModelSource.of(source).is_folder and not HUB_ID.fullmatch(str(source)):
         raise CheckpointError(f"there is no folder {source}: give a {kind}'s folder or hub id")
     return PEERS[kind].open(source, name or kind, dtype).to(device)

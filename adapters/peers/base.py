@@ -38,7 +38,7 @@ class Peer(Protocol):
         ...
 
     def image_features(self, images: Sequence[Tensor]) -> Tensor:
-        """To retrieve by: (images, vectors, width), unit length; a text is as near as the nearest
+        """Give images as (images, vectors, width), unit length; a text is as near as the nearest
         vector. A peer without vectors has `rerank` alone, which then reads every pair."""
         ...
 
@@ -47,7 +47,7 @@ class Peer(Protocol):
         ...
 
     def rerank(self, image: Tensor, texts: Sequence[str]) -> Tensor:
-        """To retrieve by: the match logit of one picture with each text, (texts,)."""
+        """Give the match logit of one picture with each text, (texts,)."""
         ...
 
     def about(self, preset: str) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from adapters.folder import Source, open_model, quiet
+from adapters.folder import open_model, quiet
 from adapters.frozen import Frozen
 from adapters.published import PRESETS
 from qformer.contracts import CheckpointError, Decoding
@@ -33,9 +34,11 @@ class HuggingFacePeer(Frozen):
         self.freeze()
 
     @classmethod
-    def open(cls, source: Source, name: str = "peer", dtype: torch.dtype = torch.float32) -> Self:
+    def open(
+        cls, source: str | Path, name: str = "peer", dtype: torch.dtype = torch.float32
+    ) -> Self:
         """Raises CheckpointError for a folder that is incomplete or of another class."""
-        model = open_model(source, dtype, None, cls.architecture)
+        model = open_model(source, dtype, cls.architecture)
         named = (model.config.architectures or [cls.architecture])[0]
         if named != cls.architecture:
             raise CheckpointError(f"{source} holds a {named}, this peer is a {cls.architecture}")

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adapters.folder import Source, open_model, quiet
+from adapters.folder import open_model, quiet
 from adapters.frozen import Frozen
 from qformer.contracts import CheckpointError
 
@@ -32,7 +32,7 @@ class SentenceEncoder(Frozen):
         self.freeze()
 
     @classmethod
-    def open(cls, source: Source) -> SentenceEncoder:
+    def open(cls, source: str | Path) -> SentenceEncoder:
         """Raises CheckpointError for a folder without an encoder or its tokenizer, or with another
         pooling."""
         model, pooling = open_model(source, ignore_missing=("pooler.",)), pooling_of(source)
@@ -75,8 +75,8 @@ class SentenceEncoder(Frozen):
         ]
 
 
-def pooling_of(source: Source) -> str:
-    """As Sentence-Transformers writes it beside the model; of a bare model "mean".
+def pooling_of(source: str | Path) -> str:
+    """Read the pooling that Sentence-Transformers wrote beside a model; "mean" for a bare model.
 
     Raises CheckpointError for what is not read here.
     """
@@ -102,7 +102,7 @@ def pooling_of(source: Source) -> str:
     return pooling
 
 
-def _written(source: Source, name: str) -> Any:
+def _written(source: str | Path, name: str) -> Any:
     """A JSON file of a folder or hub id; None where it is not."""
     from transformers.utils import cached_file
 

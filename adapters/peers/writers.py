@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from adapters.folder import Source, quiet
+from adapters.folder import quiet
 from adapters.peers.base import Batch
 from adapters.peers.huggingface import HuggingFacePeer, distinct, generation, left_padded
 from qformer.contracts import LoupeError, QuestionError
@@ -109,7 +110,7 @@ class InstructBlipPeer(Blip2Peer):
 
     @classmethod
     def open(
-        cls, source: Source, name: str = "peer", dtype: torch.dtype = torch.float32
+        cls, source: str | Path, name: str = "peer", dtype: torch.dtype = torch.float32
     ) -> InstructBlipPeer:
         from transformers import AutoTokenizer
 

@@ -9,24 +9,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from demo.serve.starting import lean_models
-
 
 def dtype_wanted(args: argparse.Namespace) -> Any:
-    import torch
+    from adapters.memory import DTYPES
 
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[args.dtype]
+    return DTYPES[args.dtype]
 
 
 def assistant_of(args: argparse.Namespace) -> Any:
-    with lean_models():
-        from adapters.build import build
+    from adapters.build import build
 
-        assistant = build(
-            args.model, args.segmenter, args.device, dtype_wanted(args),
-            vision=args.vision, language=args.language, tokenizer=args.tokenizer,
-            quantize=args.quantize, device_map=args.device_map,
-        )  # fmt: skip
+    assistant = build(
+        args.model, args.segmenter, args.device, dtype_wanted(args),
+        vision=args.vision, language=args.language, tokenizer=args.tokenizer,
+        quantize=args.quantize, device_map=args.device_map,
+    )  # fmt: skip
     config = assistant.config
     composer = getattr(args, "composer", None) or config.prompt.composer
     assistant.config = dataclasses.replace(

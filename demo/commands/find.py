@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from adapters.lavis import SUFFIXES
     from adapters.published import RETRIEVAL
     from qformer import finding
+    from qformer.console import progress
     from qformer.contracts import LoupeError, QuestionError
     from qformer.proposals import Everything
 
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         raise QuestionError("the text is empty: say what to look for")
     image = load_image(args.image)
     lone = args.model.endswith(SUFFIXES) and args.language is None
-    settings = {} if args.model.endswith(SUFFIXES) else find(args.model)[1]
+    settings = {} if args.model.endswith(SUFFIXES) else find(args.model).settings()
     ranker = None
     if lone or compares(settings) or settings.get("architectures") == [RETRIEVAL]:
         ranker = build_ranker(
@@ -61,13 +62,11 @@ def run(args: argparse.Namespace) -> int:
         view = common.assistant_of(args).encode(image)
         common.warn_unfamiliar(view)
 
-    def progress(done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            end = "\n" if done == total else ""
-            print(f"\rlooking: {done} of {total} clicks", end=end, file=sys.stderr, flush=True)
+    def told(done: int, total: int) -> None:
+        progress(f"looking: {done} of {total} clicks", done, total)
 
     looking = Everything(args.points_per_side, **finding.GENEROUS)
-    found = finding.find(view, args.text, ranker, looking, progress)[: args.top]
+    found = finding.find(view, args.text, ranker, looking, told)[: args.top]
     if args.overlay:
         masks = [(n, one.proposal.region_mask.numpy()) for n, one in enumerate(found, 1)]
         common.save(draw.overlay(image.numpy(), masks), Path(args.overlay))

@@ -41,6 +41,7 @@ def arguments(command: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from adapters.build import build_ranker
     from adapters.images import load_image
+    from qformer.console import progress
     from qformer.contracts import ImageError, LoupeError
     from qformer.retrieval import KEEP
 
@@ -54,8 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
     def images() -> Iterator[Any]:
         for number, file in enumerate(args.images, 1):
-            if sys.stderr.isatty():
-                print(f"\r{number} of {len(args.images)}", end="", file=sys.stderr)
+            progress(f"{number} of {len(args.images)}", number, len(args.images))
             try:
                 image = load_image(file)
             except ImageError as error:  # one bad file must not lose the rest

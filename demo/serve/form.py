@@ -5,7 +5,6 @@ No model and no network here. What a request asks for and cannot get is refused,
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import time
@@ -14,7 +13,7 @@ from typing import Any
 
 from demo.arguments import shown
 from demo.serve.limits import BusyError, Limits, is_text
-from qformer.contracts import Decoding, LoupeError
+from qformer.contracts import Decoding, LoupeError, hint
 
 # Asked for so, these change nothing here; asked for otherwise, they cannot be had.
 ONLY: dict[str, tuple] = {
@@ -76,9 +75,8 @@ def parse(body: Any, model: str, limits: Limits) -> Asked:
     known = (*READ, *ONLY, *UNREAD)
     for key in body:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise RequestError(f"unknown parameter {key[:40]!r}{hint}", key[:40])
+            meant = hint(key, known, "docs/api.md names those that are read")
+            raise RequestError(f"unknown parameter {key[:40]!r}; {meant}", key[:40])
     for key, allowed in ONLY.items():
         value = body.get(key)
         if value is not None and value not in allowed:

@@ -30,7 +30,7 @@ from demo.serve.client import add_calls
 from demo.serve.gate import LOOPBACK, Gate
 from demo.serve.limits import BusyError, Limits
 from demo.serve.metrics import CONTENT_TYPE, Metrics
-from demo.serve.starting import lean_import, one_app, unswept
+from demo.serve.starting import lean_import, unswept
 from qformer.contracts import LoupeError
 
 with lean_import():
@@ -132,10 +132,9 @@ def launch(
     listening = listen(host, port)
     model = Model(build, metrics, title, chooser, saves, limits.sessions)
     doors = Late(model.loader, limits, metrics)
-    with one_app():
-        blocks = build_page(model.chat, title)
-        add_calls(blocks, doors.calls, limits.answers)
-        blocks.queue(max_size=limits.queue, api_open=False)
+    blocks = build_page(model.chat, title)
+    add_calls(blocks, doors.calls, limits.answers)
+    blocks.queue(max_size=limits.queue, api_open=False)
     app = mount(blocks, routes(model.loader, doors, metrics), limits, public_url)
     metrics.reading("loupe_ready", "1 once the model is loaded.", lambda: _ready(model.loader))
     metrics.reading("loupe_sessions", "Visitors remembered.", model.visitors)

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from functools import update_wrapper
+from functools import reduce, update_wrapper
 from typing import Any
 from weakref import ref
 
@@ -21,8 +21,14 @@ import torch
 from qformer.assistant import Assistant
 
 CLICKS_IN_A_ROW = 4  # then an answer gets a step, however many clicks wait
-METHODS = {"vision": ("preprocess", "encode"), "segmenter": ("encode", "segment")}
-PARTS = ("vision", "segmenter", "bridge", "language")
+# Of each part, what computes. A click is one turn; an answer, beams and everything in a picture let
+# others in between their steps.
+METHODS = {
+    "vision": ("preprocess", "encode"),
+    "segmenter": ("encode", "segment", "decode", "find"),
+    "bridge": ("remember", "inputs", "read", "project", "qformer.run", "familiarity.distance"),
+    "language": ("embed", "encode", "forward"),
+}
 QUICK = ("segmenter",)  # somebody has clicked and looks at the picture
 SMALL = 50_000_000  # parameters: a smaller model is done before a second core has joined in
 CORES = torch.get_num_threads()
@@ -61,7 +67,7 @@ class Worker:
         return len(self._quick) + len(self._steady)
 
     def take(self, owner: Any, name: str, part: str) -> None:
-        """From now on this worker makes the calls of owner's method `name`."""
+        """Make the calls of owner's method `name` from now on."""
         turn = Turn(self, getattr(owner, name), part, own=name in vars(owner))
         setattr(owner, name, turn)
         self._taken.append((ref(owner), name, ref(turn)))
@@ -136,20 +142,19 @@ class Turn:
 def take_turns(assistant: Assistant, worker: Worker) -> Assistant:
     """The same assistant, its parts' calls made by the worker.
 
-    A part's public methods are whole turns where METHODS names them, so that a click is one; the
-    modules inside a part are turns too, so that long work (an answer, beams, everything in a
-    picture) lets others in between its steps.
+    Only methods of our own parts are taken, those that METHODS names; the models inside them are
+    left as they are.
     """
-    owners = [(part, getattr(assistant, part)) for part in PARTS]
+    owners = [(part, getattr(assistant, part)) for part in METHODS]
     owners = [(part, owner) for part, owner in owners if owner is not None]
     parameters = sum(one.numel() for _, owner in owners for one in owner.parameters())
     # While others have the cores, threads that wait for each other take fifty times as long.
     threads = 1 if parameters < SMALL else CORES
     worker.run(lambda: torch.set_num_threads(threads), "language")
     for part, owner in owners:
-        for name in METHODS.get(part, ()):
-            worker.take(owner, name, part)
-        for child in owner.children():
-            for module in (child, *child.children()):
-                worker.take(module, "forward", part)
+        for path in METHODS[part]:
+            *inside, name = path.split(".")
+            taken = reduce(getattr, inside, owner)
+            if hasattr(taken, name):  # a decoder encodes nothing; not every bridge knows pictures
+                worker.take(taken, name, part)
     return assistant

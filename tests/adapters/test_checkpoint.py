@@ -13,8 +13,8 @@ from adapters import build
 from adapters.build import open_segmenter
 from adapters.checkpoint import (
     MANIFEST,
-    load_bridge,
     load_config,
+    load_trained,
     save_checkpoint,
     verify,
     write_manifest,
@@ -73,7 +73,7 @@ def test_a_checkpoint_can_be_moved(checkpoint, tmp_path, image):
 
 
 def test_the_bridge_survives_saving_bit_for_bit(checkpoint, tiny_assistant):
-    bridge = load_bridge(checkpoint, load_config(checkpoint))
+    bridge = load_trained(checkpoint, load_config(checkpoint))[0]
     for name, value in tiny_assistant.bridge.state_dict().items():
         assert torch.equal(bridge.state_dict()[name], value), name
     assert {value.dtype for value in bridge.parameters()} == {torch.float32}
@@ -85,7 +85,7 @@ def test_weights_stored_in_half_precision_open_in_float32(checkpoint, tiny_assis
     save_checkpoint(checkpoint, config, tiny_assistant.bridge, dtype=torch.float16)
     stored = load_file(checkpoint / "model.safetensors")
     assert {value.dtype for value in stored.values()} == {torch.float16}
-    assert {v.dtype for v in load_bridge(checkpoint, config).parameters()} == {torch.float32}
+    assert {v.dtype for v in load_trained(checkpoint, config)[0].parameters()} == {torch.float32}
 
 
 def test_the_config_survives_saving(checkpoint):

@@ -6,7 +6,6 @@ import torch
 from PIL import Image
 
 from adapters.coco import (
-    add_to_dataset,
     annotation,
     polygons,
     read_dataset,
@@ -15,7 +14,7 @@ from adapters.coco import (
     write_region,
 )
 from adapters.components import fill_holes
-from adapters.rle import decode_rle, fill_polygons
+from adapters.rle import fill_polygons
 from qformer.contracts import LoupeError, RegionError
 from qformer.proposals import Proposal
 
@@ -107,17 +106,6 @@ def test_a_mask_of_another_size_is_refused(tmp_path):
     Image.new("L", (7, 9), 255).save(tmp_path / "m.png")
     with pytest.raises(RegionError, match="7x9 pixels and the picture 31x24"):
         read_region(tmp_path / "m.png", SIZE)
-
-
-def test_a_data_set_grows_and_a_pictures_regions_are_replaced(tmp_path):
-    file = tmp_path / "set.json"
-    assert add_to_dataset(file, "a.png", SIZE, [blobs(1), blobs(2)]) == 2
-    assert add_to_dataset(file, "b.png", (24, 31), [blobs(3)]) == 3
-    assert add_to_dataset(file, "a.png", SIZE, [blobs(4)]) == 2
-    held = read_dataset(file)
-    assert [image["file_name"] for image in held["images"]] == ["b.png", "a.png"]
-    assert [one["image_id"] for one in held["annotations"]] == [1, 2]
-    assert decode_rle(held["annotations"][1]["segmentation"]).equal(blobs(4))
 
 
 def test_what_is_no_data_set_is_named(tmp_path):

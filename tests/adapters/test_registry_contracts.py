@@ -82,7 +82,7 @@ def test_a_weight_that_is_missing_is_never_made_up(tiny_folder, room, name, tmp_
     inner = ("layer", "block")
     weights.pop(next(n for n in weights if any(i in n for i in inner) and n.endswith(".weight")))
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(CheckpointError, match="lacks 1 weights"):
+    with pytest.raises(CheckpointError, match=r"lacks 1 weights|1 weights missing"):
         opener(room, name)(folder)
 
 

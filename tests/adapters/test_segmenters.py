@@ -48,7 +48,7 @@ def test_a_folder_opens_by_its_kind(tiny_folder):
 
 
 def test_a_name_that_is_none_gets_the_nearest(tmp_path):
-    with pytest.raises(CheckpointError, match=r"did you mean sam2\.1-tiny"):
+    with pytest.raises(CheckpointError, match=r"did you mean 'sam2\.1-tiny'\?"):
         open_segmenter("sam2-tiny")
     (tmp_path / "other.pt").write_bytes(b"")
     with pytest.raises(CheckpointError, match="not a release's weight file; known: efficient_sam"):

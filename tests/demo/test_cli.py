@@ -346,3 +346,23 @@ def test_doctor_names_what_is_broken(capsys, monkeypatch, model):
     monkeypatch.setattr(doctor, "weights_check", lambda: broken)
     assert cli.main(["doctor"]) == 1
     assert "BROKEN" in capsys.readouterr().out
+
+
+def test_the_version_is_the_installed_ones(loupe):
+    from importlib.metadata import version
+
+    assert loupe("--version") == (0, f"loupe {version('loupe-assistant')}\n", "")
+
+
+def test_a_command_that_is_misspelt_is_answered_with_the_nearest(loupe):
+    code, out, said = loupe("aks", "scene.png")
+    assert (code, out) == (2, "")
+    assert said == "loupe: there is no command 'aks'; did you mean 'ask'? (see loupe --help)\n"
+
+
+@pytest.mark.parametrize("line", ["train", "data", "eval --bogus", "train segmenter", "peers x"])
+def test_every_command_complains_in_one_line_that_names_its_help(loupe, line):
+    code, out, said = loupe(*line.split())
+    assert (code, out) == (2, "")
+    assert said.count("\n") == 1
+    assert said.endswith(" --help)\n")

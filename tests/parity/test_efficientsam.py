@@ -121,8 +121,8 @@ def test_weights_of_another_architecture_are_named(weights, tmp_path):
     config = {"model_type": "efficientsam", **SHAPE, "depth": 4}
     (tmp_path / "config.json").write_text(json.dumps(config))
     save_file(weights, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"lacks 12 weights .*blocks\.3"):
+    with pytest.raises(CheckpointError, match=r"12 weights missing .*blocks\.3"):
         EfficientSamSegmenter.open(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"not weights")
-    with pytest.raises(CheckpointError, match="does not open as weights"):
+    with pytest.raises(CheckpointError, match="damaged or cut short"):
         EfficientSamSegmenter.open(tmp_path)

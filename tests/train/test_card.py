@@ -5,7 +5,7 @@ import json
 import pytest
 
 from qformer.contracts import LoupeError
-from train.card import write_card
+from train.card import push, write_card
 from train.loop import fit
 from train.runs import Training
 
@@ -36,3 +36,33 @@ def test_nothing_frozen_is_uploaded_and_the_card_tells_all(recipe_of, tmp_path):
     assert "- right: " in text
     assert 'stage = "instruct"' in text
     assert "base_model:\n- someone/vision" in text
+
+
+class Hub:
+    """In place of the hub: keeps what it is given, or refuses."""
+
+    def __init__(self, refuses: Exception | None = None):
+        self.refuses, self.calls = refuses, []
+
+    def create_repo(self, repository, exist_ok):
+        if self.refuses:
+            raise self.refuses
+        self.calls.append(("create", repository, exist_ok))
+
+    def upload_folder(self, repo_id, folder_path):
+        self.calls.append(("upload", repo_id, folder_path))
+        return f"https://hub.example/{repo_id}"
+
+
+def test_a_push_makes_the_repository_and_uploads_the_folder(monkeypatch, tmp_path):
+    hub = Hub()
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
+    assert push(tmp_path, "someone/mine") == "https://hub.example/someone/mine"
+    assert hub.calls == [("create", "someone/mine", True), ("upload", "someone/mine", tmp_path)]
+
+
+def test_a_push_that_fails_says_where_the_folder_is_and_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: Hub(ConnectionError("no network")))
+    with pytest.raises(LoupeError, match=r"\(ConnectionError\).*is ready.*hf auth login") as caught:
+        push(tmp_path, "someone/mine")
+    assert str(tmp_path) in str(caught.value)

@@ -4,6 +4,7 @@ import pytest
 from kills import SAVE_EVERY, survive
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_killed_run_loses_nothing_but_what_it_had_not_saved(processes):
     said = []

@@ -8,9 +8,10 @@ import tiny_segmenters
 import torch
 from PIL import Image
 
-from adapters.coco import add_to_dataset
+from adapters.coco import annotation, dataset, write_json
 from adapters.segmenters import open_segmenter
 from qformer.contracts import LoupeError
+from qformer.proposals import Proposal
 from train import cli
 from train.segmenter_tune import TuneStage, split, targets
 
@@ -19,7 +20,7 @@ from train.segmenter_tune import TuneStage, split, targets
 def data(tmp_path_factory):
     """Ten pictures with one bright square each, and its mask."""
     folder = tmp_path_factory.mktemp("data")
-    random = np.random.default_rng(0)
+    random, pictures = np.random.default_rng(0), []
     for number in range(10):
         x, y = random.integers(2, 30, 2)
         pixels = np.full((48, 64, 3), 30, np.uint8)
@@ -27,7 +28,8 @@ def data(tmp_path_factory):
         Image.fromarray(pixels).save(folder / f"{number}.png")
         region_mask = torch.zeros(48, 64, dtype=torch.bool)
         region_mask[y : y + 14, x : x + 18] = True
-        add_to_dataset(folder / "set.json", f"{number}.png", (48, 64), [region_mask])
+        pictures.append((f"{number}.png", (48, 64), [annotation(Proposal.of(region_mask, 1.0))]))
+    write_json(folder / "set.json", dataset(pictures))
     return folder
 
 
@@ -64,7 +66,7 @@ def test_gradients_reach_the_decoder_and_not_the_encoder(data, name, tmp_path):
 def test_tuning_helps_is_saved_and_opens_again(data, sam, tmp_path, capsys):
     out = tmp_path / "run"
     words = ["segmenter", str(data / "set.json"), "--from", str(sam), "--out", str(out),
-             "--steps", "100", "--batch", "4", "--rounds", "1", "--lr", "1e-2",
+             "--steps", "40", "--batch", "2", "--rounds", "1", "--lr", "1e-2",
              "--hold", "0.2"]  # fmt: skip
     assert cli.main(words) == 0
     told = json.loads((out / "measured.json").read_text())

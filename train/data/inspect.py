@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from qformer.console import Parser, progress
 from qformer.contracts import LoupeError
 from train.asks import Ask, Wording
 from train.data.draw import by_picture
@@ -33,9 +34,9 @@ formats: """
 
 def main(argv: Sequence[str]) -> int:
     """Raises LoupeError for files that are missing or of another format."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="loupe data", description="Look at data before training on them.",
-        epilog=EXAMPLES + ", ".join(READERS), formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=EXAMPLES + ", ".join(READERS),
     )  # fmt: skip
     parser.add_argument("what", choices=["check"], help="read all, count what is bad and why")
     parser.add_argument("format", metavar="FORMAT", help="a format, or a recipe's TOML file")
@@ -93,8 +94,8 @@ def wording_of(model: str, recipe: Any = None) -> Wording | None:
         return None
     folder = start_folder(model)
     config = load_config(folder)
-    words = Words(locate(folder, config.language.path), config.language.revision)
-    tokenizer = config.tokenizer and open_tokenizer(locate(folder, config.tokenizer.path))
+    words = Words(locate(folder, config.language))
+    tokenizer = config.tokenizer and open_tokenizer(locate(folder, config.tokenizer))
     prompt, bridge, notes = config.prompt, config.bridge, False
     if recipe is not None:
         prompt, notes = recipe.prompt or prompt, recipe.notes is not None
@@ -141,9 +142,9 @@ def examine(
                     look(sample.picture, [sample], tally)
             else:
                 samples.append(sample)
-            if time.time() - shown > 2 and sys.stderr.isatty():
+            if time.time() - shown > 2:
                 shown = time.time()
-                print(f"\r{found.samples} samples", end="", file=sys.stderr)
+                progress(f"{found.samples} samples", found.samples, None)
         drawn += by_picture(iter(samples))
     left = max(0, most - found.opened) if most else len(drawn)
     order = np.random.default_rng(0).permutation(len(drawn))[:left]

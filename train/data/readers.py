@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-from qformer.contracts import LoupeError
+from qformer.contracts import LoupeError, hint
 from train.data import benchmarks, coco, dialogues, folder, questions, shapes, streams
 from train.data.sample import Sample, Tally, check, without_empty
 from train.data.source import DataConfig
@@ -53,9 +52,7 @@ def read(config: DataConfig, tally: Tally | None = None) -> Iterator[Sample]:
     too many samples are bad.
     """
     if config.format not in READERS:
-        close = difflib.get_close_matches(config.format, READERS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(READERS)}"
-        raise LoupeError(f"unknown data format {config.format!r}; {hint}")
+        raise LoupeError(f"unknown data format {config.format!r}; {hint(config.format, READERS)}")
     tally = Tally() if tally is None else tally
     return islice(_checked(config, tally), config.limit or None)
 

@@ -111,18 +111,22 @@ def whole(config: DataConfig) -> list[str]:
 def draw(
     config: DataConfig, kinds: list[list[str]]
 ) -> Iterator[tuple[dict, list[tuple[str, np.ndarray]]]]:
-    """Of each picture its id and place, and TURNS questions with their cells (3, 3): of all kinds
-    as many, and half of them true of a cell where the picture lets them."""
+    """Yield for each picture its id and place, and TURNS questions with their cells (3, 3): equally
+    many of each kind, and half of them true of a cell where the picture lets them."""
     file = config.inside(f"{config.split or 'train_small'}.npz")
     grids = read_grids(array_of(file))
+    pictures = len(grids["red"])
     asked = [[(question, hits(question, grids)) for question in kind] for kind in kinds]
-    for number in range(len(grids["red"])):
+    true = [  # of each kind (questions, pictures)
+        np.array([cells.any((1, 2)) for _, cells in kind]).reshape(len(kind), pictures)
+        for kind in asked
+    ]
+    for number in range(pictures):
         rng = np.random.default_rng(number)
         drawn = []
-        for kind in asked:
-            found = np.array([cells[number].any() for _, cells in kind])
+        for kind, held in zip(asked, true, strict=True):
             for wanted in (True, False):
-                among = np.flatnonzero(found == wanted)
+                among = np.flatnonzero(held[:, number] == wanted)
                 count = min(len(among), TURNS // (2 * len(kinds)))
                 drawn += [kind[place] for place in rng.choice(among, count, replace=False)]
         sample = {"id": f"{file.stem}/{number}", "picture": ArrayPicture(file, number)}

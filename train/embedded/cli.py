@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from qformer.console import Parser
 from train.embedded.config import SHIPPED, read_embedded
 
 # Each step frees what the next one needs again: glibc gives large blocks back to the system every
@@ -28,9 +28,8 @@ EXAMPLES = """examples:
 
 def main(argv: Sequence[str]) -> int:
     """Raises LoupeError for a config that does not fit; `loupe` prints it in one line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="loupe train embedded", epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--config", type=Path, default=SHIPPED)
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="changes")

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from qformer.proposals import box_around
 from qformer.regions import focal_crop
 from train.eval.case import Case
 
@@ -36,22 +37,15 @@ def no_region(image: Tensor, region_masks: tuple[Tensor, ...]) -> Shown:
 def box_crop(image: Tensor, region_masks: tuple[Tensor, ...]) -> Shown:
     """The box around all regions, cut out."""
     union = torch.stack(region_masks).any(0)
-    x0, y0, x1, y1 = box_of(union)
+    x0, y0, x1, y1 = box_around(union)
     return image[y0:y1, x0:x1].contiguous(), ()
 
 
 def blurred_crop(image: Tensor, region_masks: tuple[Tensor, ...]) -> Shown:
     """The regions with one box size of margin, what lies outside them blurred."""
     union = torch.stack(region_masks).any(0)
-    crop, _ = focal_crop(image, union, box_of(union))
+    crop, _ = focal_crop(image, union, box_around(union))
     return crop, ()
-
-
-def box_of(region_mask: Tensor) -> tuple[int, int, int, int]:
-    """(x0, y0, x1, y1); x1 and y1 lie just outside."""
-    ys = region_mask.any(1).nonzero().flatten()
-    xs = region_mask.any(0).nonzero().flatten()
-    return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
 
 
 ARMS: dict[str, Callable[[Tensor, tuple[Tensor, ...]], Shown]] = {

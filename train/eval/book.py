@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from adapters.files import whole_file
 from qformer.contracts import ImageError, LoupeError
 from train.data.source import read_lines
 from train.eval.case import Case
@@ -60,11 +61,9 @@ class Book:
             self.done = {(record["id"], record["system"]) for record in self.records}
         file.parent.mkdir(parents=True, exist_ok=True)
         # Rewritten whole: a killed run may have left half a line.
-        fresh = file.with_suffix(".new")
-        with fresh.open("w", encoding="utf-8") as lines:
+        with whole_file(file) as lines:
             for line in ({"loupe": header}, *map(written, cases), *self.records):
-                lines.write(json.dumps(line, ensure_ascii=False) + "\n")
-        fresh.replace(file)
+                lines.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
     def write(self, records: Iterable[Record]) -> None:
         with self.file.open("a", encoding="utf-8") as lines:

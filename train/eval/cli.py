@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from qformer.contracts import LoupeError
+from qformer.console import Parser
+from qformer.contracts import LoupeError, hint
 
 EXAMPLES = """examples:
   loupe eval --list
@@ -28,17 +27,10 @@ stopped when the same command is given again. docs/evaluation.md says what each 
 """
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse, with a wrong call answered in one line."""
-
-    def error(self, message: str) -> Any:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
-
-
 def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="loupe eval", description="Measure any Loupe model, its baselines and its peers.",
-        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=EXAMPLES,
     )  # fmt: skip
     add = top.add_argument
     add("task", metavar="TASK", nargs="?", help="what to measure: see --list")
@@ -113,9 +105,8 @@ def main(argv: Sequence[str]) -> int:
     if args.task is None:
         raise LoupeError("name a task (loupe eval --list), or give --compare or --merge")
     if args.task not in TASKS:
-        near = difflib.get_close_matches(args.task, TASKS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else "see loupe eval --list"
-        raise LoupeError(f"there is no task {args.task!r}: {hint}")
+        meant = hint(args.task, TASKS, "see loupe eval --list")
+        raise LoupeError(f"there is no task {args.task!r}: {meant}")
     if args.data is None:
         raise LoupeError(f"say where the files of {args.task} are: --data")
     if args.limit < 0 or args.batch < 1:

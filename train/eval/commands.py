@@ -11,8 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from adapters.memory import DTYPES
 from adapters.peers import open_peer
 from adapters.peers.sentences import SentenceEncoder
 from qformer.contracts import LoupeError
@@ -34,7 +33,6 @@ from train.eval.run import Asked, Cases, Run, choice_in, list_cases, read_cases
 from train.eval.task import Record, Task
 from train.eval.tasks import TASKS
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 IDS = ("id", "question_id", "questionId", "image_id")
 ANSWERS = ("answer", "caption", "prediction", "direct_answer", "multiple_choice", "text")
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
+from qformer import console
 from train.eval.scores import CHANCE, chances
 
 
@@ -29,9 +29,5 @@ def print_scores(scores: dict[str, Any], as_json: bool) -> None:
 
 
 def progress(done: int, total: int) -> None:
-    """On standard error: a line that renews itself on a terminal."""
-    if sys.stderr.isatty():
-        end = "\n" if done == total else ""
-        print(f"\r{done}/{total} asked", end=end, file=sys.stderr, flush=True)
-    elif done == total or done % 320 == 0:
-        print(f"{done}/{total} asked", file=sys.stderr, flush=True)
+    """Say on standard error how many questions were asked."""
+    console.progress(f"{done}/{total} asked", done, total, every=320)

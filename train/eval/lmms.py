@@ -17,6 +17,7 @@ from lmms_eval.models.registry_v2 import ModelManifest
 from PIL import Image
 
 from adapters.images import load_image
+from adapters.memory import DTYPES
 from qformer.contracts import Decoding, LoupeError
 from qformer.together import Question, answers, likelihoods
 from train.eval.models import open_model
@@ -44,7 +45,7 @@ class LoupeLmms(lmms):
     ) -> None:
         """ignored: what lmms-eval hands to every model."""
         super().__init__()
-        kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
+        kind = DTYPES[dtype]
         self.asked = open_model(model, "loupe", segmenter, device, kind, preset)
         if "write" not in self.asked.ways:
             raise LoupeError(f"{model} writes no answers: give one that loupe ask can use")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from adapters.build import EMBEDDED, build, find, locate
+from adapters.config import PartConfig
 from adapters.folder import revision_of
 from adapters.lavis import SUFFIXES
 from adapters.peers.base import Batch
@@ -70,8 +71,8 @@ class AssistantModel:
         return together.likelihoods(self.assistant, questions, views=self._views(questions))
 
     def _views(self, questions: Sequence[Question]) -> list[View]:
-        """Of the questions' pictures. Those of the last call are kept, and no others: a picture
-        that the next arm shows again is not encoded again."""
+        """Give the Views of the questions' pictures. Those of the last call are kept, and no
+        others: a picture that the next arm shows again is not encoded again."""
         read: dict[int, Read] = {}
         for image in (question.image for question in questions):
             # A View holds its image: no other gets its id.
@@ -158,7 +159,8 @@ def open_model(
     if model.endswith(SUFFIXES):
         assistant = build(model, segmenter, device, dtype, vision=vision, language=language)
         return AssistantModel(name, assistant, True, preset)
-    source, settings = find(model)
+    source = find(model)
+    settings = source.settings()
     if settings.get("architectures") == [RETRIEVAL]:
         return RankerModel(name, open_retrieval(source, dtype).to(device))
     published = settings.get("model_type") in PUBLISHED
@@ -181,13 +183,13 @@ def provenance(model: str) -> dict[str, Any]:
 def model_files(folder: Path) -> list[Path]:
     """All files of a checkpoint, and of the parts its config.json names beside it."""
     folders = [folder]
-    _, settings = find(folder)
+    settings = find(folder).settings()
     for part in ("vision", "language", "segmenter"):
         named = settings.get(part)
         if isinstance(named, dict) and isinstance(named.get("path"), str):
-            place = locate(folder, named["path"])
-            if isinstance(place, Path):
-                folders.append(place)
+            place = locate(folder, PartConfig("", named["path"]))
+            if place.is_folder:
+                folders.append(place.folder)
     files = (file for place in folders for file in place.rglob("*") if file.is_file())
     return sorted(file for file in files if "trainer" not in file.parts)
 

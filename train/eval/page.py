@@ -245,7 +245,7 @@ def _common(pairs: Counter[tuple[str, str]], side: int) -> list[str]:
 
 
 def _named(shown: list[str], every: list[str]) -> list[str]:
-    """Those shown, and a name for the rest where there are more."""
+    """Name those shown, and the rest as one where there are more."""
     return shown if len(shown) == len(every) else [*shown, OTHER]
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
+
+from qformer.console import Parser
 
 EXAMPLES = """examples:
   loupe peers
@@ -17,13 +18,12 @@ SERVER = {"class": "any server that speaks OpenAI's chat form", "ways": ["write"
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="loupe peers",
         description="The other models that loupe eval can ask: --peer KIND=FOLDER, a hub id, or"
         " server=ADDRESS. Ways: write answers, choose by likelihood, match texts with pictures,"
         " retrieve, name things.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="as one JSON object")
     args = parser.parse_args(argv)

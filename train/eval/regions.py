@@ -10,6 +10,7 @@ import numpy as np
 
 from adapters.rle import decode_rle
 from qformer.contracts import RegionError
+from qformer.proposals import box_around
 from train.data.sample import Area, Sample
 from train.eval.case import Case, case_of
 
@@ -100,13 +101,9 @@ def _bounds(area: Area) -> Bounds | None:
     if area.rle is None:
         return None
     try:
-        region_mask = decode_rle(area.rle)
+        return box_around(decode_rle(area.rle))
     except RegionError:
         return None
-    ys, xs = region_mask.any(1).nonzero().flatten(), region_mask.any(0).nonzero().flatten()
-    if not len(ys):
-        return None
-    return float(xs[0]), float(ys[0]), float(xs[-1]) + 1, float(ys[-1]) + 1
 
 
 def distance(one: Sequence[float], other: Sequence[float]) -> float:

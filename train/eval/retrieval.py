@@ -149,7 +149,7 @@ def load(picture: Picture) -> Tensor:
 
 
 def ranks(order: np.ndarray, right: Callable[[int, int], bool]) -> np.ndarray:
-    """Of each row of candidates, best first, the place of the first right one; -1 for none."""
+    """Find the first right one in each row of candidates, best first: its place; -1 for none."""
     return np.array(
         [
             next((place for place, other in enumerate(row) if right(index, int(other))), -1)

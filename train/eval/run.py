@@ -20,6 +20,7 @@ import torch
 
 from adapters.rle import encode_rle
 from qformer.contracts import ImageError, LoupeError, RegionError
+from qformer.proposals import box_around
 from qformer.together import Question, in_spite
 from train.data.readers import read
 from train.data.sample import Tally
@@ -72,7 +73,7 @@ def read_cases(asked: Asked) -> Cases:
 
 
 def list_cases(asked: Asked) -> tuple[list[Case], Tally]:
-    """As `read_cases`; no picture is touched."""
+    """List the cases that `read_cases` reads, without touching a picture."""
     tally = Tally()
     cases = list(unique(asked.definition.cases(read(asked.data, tally)), tally))
     cases = spread(cases, asked.limit)
@@ -201,8 +202,8 @@ class Run:
 def batches(
     items: Sequence[Item], size: int, picture: Callable[[Item], Hashable]
 ) -> Iterator[list[Item]]:
-    """At most `size` at once. What is asked about one picture in a row is not parted where it fits,
-    so that the picture is read once."""
+    """Yield at most `size` at once. What is asked about one picture in a row stays together where
+    it fits, so that the picture is read once."""
     batch: list[Item] = []
     for _, group in groupby(items, picture):
         together = list(group)
@@ -320,7 +321,7 @@ def found_record(
     """How well the first of the found region_masks fits the truth; how well the fittest does
     ("reach"), and how many do ("chance": of any at random); and the whole picture."""
     real = truth[0]
-    target = case.extra.get("box") or arms.box_of(real)
+    target = case.extra.get("box") or box_around(real)
     height, width = real.shape
     share = float(real.sum()) / (height * width)
     whole = [box_iou(target, (0, 0, width, height)), share]
@@ -328,10 +329,10 @@ def found_record(
     if not found:
         return {"answer": "", "box_iou": 0.0, "mask_iou": 0.0, "reach": 0.0, "chance": 0.0,
                 "whole": _rounded(whole)}  # fmt: skip
-    fits = [box_iou(target, arms.box_of(one)) for one in found]
+    fits = [box_iou(target, box_around(one)) for one in found]
     union = int((found[0] | real).sum())
     return {
-        "answer": json.dumps(list(arms.box_of(found[0]))),
+        "answer": json.dumps(list(box_around(found[0]))),
         "box_iou": round(fits[0], 5),
         "mask_iou": round(int((found[0] & real).sum()) / union, 5),
         "reach": round(max(fits), 5),

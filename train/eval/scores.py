@@ -201,7 +201,7 @@ def comparison(first: System, second: System) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Where a run was made, and the most memory it held, in megabytes."""
+    """Say where a run was made, and the most memory it held, in megabytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     megabytes = peak / (1024 if sys.platform != "darwin" else 1024**2)
     values: dict[str, Any] = {

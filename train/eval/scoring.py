@@ -83,7 +83,7 @@ def exact_scores(cases: Sequence[Case], records: Sequence[Record]) -> dict[str, 
 
 
 def closed_scores(cases: Sequence[Case], records: Sequence[Record]) -> dict[str, Measure]:
-    """As `exact_scores`; chance: any answer that these data know, at random."""
+    """Score as `exact_scores` does; chance: any answer that these data know, at random."""
     known = {plain_text(case.truth) for case in cases}
     right = [len(known & {plain_text(answer) for answer in case.answers}) for case in cases]
     chance = float(np.mean(right)) / len(known) if known else None

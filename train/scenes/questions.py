@@ -51,13 +51,13 @@ def a(words: str) -> str:
 
 
 def marks(scene: Scene, meant: Sequence[Item]) -> str:
-    """Of every object from left to right whether it is one of these: "no yes no"."""
+    """Say of every object, from left to right, whether it is one of these: "no yes no"."""
     numbers = {id(item) for item in meant}
     return " ".join("yes" if id(item) in numbers else "no" for item in in_order(scene))
 
 
 def in_order(scene: Scene) -> list[Item]:
-    """From left to right."""
+    """Order the objects from left to right."""
     return sorted(scene.items, key=lambda item: item.x)
 
 

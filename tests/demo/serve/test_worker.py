@@ -85,6 +85,17 @@ def test_a_click_goes_between_two_steps_of_an_answer(tiny_assistant, image):
         worker.close()
 
 
+def test_models_of_other_packages_are_left_as_they_are(tiny_assistant, worker):
+    take_turns(tiny_assistant, worker)
+    taken = {
+        type(module).__module__.split(".")[0]
+        for module in tiny_assistant.modules()
+        for value in vars(module).values()
+        if isinstance(value, turns.Turn)
+    }
+    assert taken == {"adapters", "qformer"}
+
+
 def test_a_closed_worker_gives_the_model_back(tiny_assistant, image):
     before = {id(m): dict(vars(m)) for m in tiny_assistant.modules()}
     worker = Worker()

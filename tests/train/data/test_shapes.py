@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -146,17 +147,18 @@ def test_the_official_answers_come_out(name):
 
 @pytest.mark.skipif(not SHAPES.is_dir(), reason="the real data are not here")
 def test_the_recipe_learns_no_question_that_it_is_validated_on():
+    """64 pictures of each set are asked every question that all of them are."""
     recipe = read_recipe(CONFIGS / "shapes.toml")
     learned, asked = (
         {
             turn.question
             for config in configs
-            for sample in read(replace(config, path=str(SHAPES)))
+            for sample in islice(read(replace(config, path=str(SHAPES))), most)
             for turn in sample.turns
         }
-        for configs in (recipe.data, recipe.validate)
+        for configs, most in ((recipe.data, 64), (recipe.validate, None))
     )
-    assert len(learned) > 400
+    assert len(learned) == 1606
     assert len(asked) == 16
     assert not learned & asked
 

@@ -271,7 +271,7 @@ def test_right_agrees_with_greedy_writing(stage):
     ours = Stage2Stage(stage.bridge, language, stage.tokenizer, stage.prompt, stage.pool, batch=3)
     known, fresh = (ours.batch(np.random.default_rng(seed)) for seed in (0, 1))
     optimizer = torch.optim.AdamW([p.requires_grad_() for p in language.parameters()], 1e-2)
-    for _ in range(100):
+    for _ in range(50):
         loss = ours.losses(known)["answer"]
         optimizer.zero_grad()
         loss.backward()
