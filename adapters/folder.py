@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import torch
 
-from adapters import memory, quantize
+from adapters import memory, quantize, texts
 from adapters.memory import Count, Placement, Shapes
 from adapters.weights import Source, WeightFiles, not_here
 from qformer.contracts import CheckpointError
@@ -33,7 +32,7 @@ def is_folder(source: Source) -> bool:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from `path`. Raises CheckpointError if it is missing or is not one."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = texts.read_json(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: copy the whole folder again") from None
     except (OSError, ValueError):

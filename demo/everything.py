@@ -12,11 +12,10 @@ from typing import Any
 import torch
 
 from adapters import coco, draw
-from adapters.images import load_image
+from adapters.images import ENDINGS, UNREAD, load_image
 from qformer.contracts import LoupeError
 from qformer.proposals import Everything, Proposal
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif")
 FAILED, DATASET = "failed.jsonl", "instances.json"
 
 log = logging.getLogger(__name__)
@@ -115,9 +114,14 @@ def folder(
 
 
 def pictures(source: Path, out: Path) -> Iterator[Path]:
-    """The pictures below a folder, those of the results left out."""
+    """The pictures below a folder, those of the results left out; also those that fail to be read,
+    to be counted."""
     for file in source.rglob("*"):
-        if file.suffix.lower() in ENDINGS and file.is_file() and out not in file.parents:
+        if (
+            file.suffix.lower() in (*ENDINGS, *UNREAD)
+            and file.is_file()
+            and out not in file.parents
+        ):
             yield file
 
 
