@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ from qformer.config import from_dict
 from qformer.contracts import CheckpointError, LoupeError
 from qformer.stage1 import Stage1
 
+SHA256 = re.compile("[0-9a-f]{64}")
 CONFIG, WEIGHTS, LORA, MANIFEST = "config.json", "model.safetensors", "lora", "manifest.json"
 
 
@@ -187,13 +189,35 @@ def trained_of(
 def write_manifest(folder: Path) -> None:
     """(Re)write manifest.json from the files as they are now."""
     files = {name: sha256(folder / name) for name in guarded(folder, load_config(folder))}
-    (folder / MANIFEST).write_text(json.dumps({"sha256": files}, indent=2) + "\n")
+    (folder / MANIFEST).write_text(manifest_of(files))
+
+
+def manifest_of(files: Mapping[str, str], **more: Any) -> str:
+    """A manifest of digests by file name, which guards itself, too; more: keys that stand first."""
+    values = {**more, "sha256": dict(files)}
+    return json.dumps(values | {"self": _digest(values)}, indent=2) + "\n"
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def files_of(manifest: Path) -> dict[str, str]:
+    """What a manifest says, by file name. Raises CheckpointError, naming it, where it is damaged
+    itself; one of before it guarded itself can only be seen to be no manifest."""
+    values = read_json(manifest)
+    files, own = values.get("sha256"), values.pop("self", None)
+    known = values.keys() <= {"step", "sha256"} and own in (None, _digest(values))
+    if known and isinstance(files, dict):
+        if all(isinstance(one, str) and SHA256.fullmatch(one) for one in files.values()):
+            return files
+    raise CheckpointError(f"{manifest} is damaged: copy the folder again")
 
 
 def verify(folder: Path) -> None:
     """Raises CheckpointError, naming the file, if one is missing or differs by as much as a bit."""
-    files = read_json(folder / MANIFEST).get("sha256")
-    if not isinstance(files, dict) or CONFIG not in files:
+    files = files_of(folder / MANIFEST)
+    if CONFIG not in files:
         raise CheckpointError(f"{folder / MANIFEST} is damaged: copy the folder again")
     for name, expected in files.items():
         path = folder / name
