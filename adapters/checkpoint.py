@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from qformer.config import from_dict
 from qformer.contracts import CheckpointError, LoupeError
 from qformer.stage1 import Stage1
 
+SHA256 = re.compile("[0-9a-f]{64}")
 CONFIG, WEIGHTS, LORA, MANIFEST = "config.json", "model.safetensors", "lora", "manifest.json"
 
 
@@ -151,16 +153,40 @@ def write_manifest(folder: Path) -> None:
 
 def list_files(folder: Path, names: Sequence[str]) -> None:
     """Write a manifest.json of these files."""
-    files = {name: sha256(folder / name) for name in names}
-    (folder / MANIFEST).write_text(json.dumps({"sha256": files}, indent=2) + "\n")
+    (folder / MANIFEST).write_text(manifest_of({name: sha256(folder / name) for name in names}))
+
+
+def manifest_of(files: Mapping[str, str], **more: Any) -> str:
+    """A manifest of digests by file name, which guards itself, too; more: keys that stand first."""
+    values = {**more, "sha256": dict(files)}
+    return json.dumps(values | {"self": _digest(values)}, indent=2) + "\n"
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and bool(SHA256.fullmatch(value))
+
+
+def files_of(manifest: Path) -> dict[str, str]:
+    """What a manifest says, by file name. Raises CheckpointError, naming it, where it is damaged
+    itself; one of before it guarded itself can only be seen to be no manifest."""
+    values = read_json(manifest)
+    files, own = values.get("sha256"), values.pop("self", None)
+    known = values.keys() <= {"step", "sha256"} and own in (None, _digest(values))
+    if known and isinstance(files, dict) and all(map(_is_digest, files.values())):
+        return files
+    raise CheckpointError(f"{manifest} is damaged: copy the folder again")
 
 
 def verify(folder: Path, listed: str = CONFIG) -> None:
     """Raises CheckpointError, naming the file, if one is missing or differs by as much as a bit.
 
     listed: a file without which the manifest is none."""
-    files = read_json(folder / MANIFEST).get("sha256")
-    if not isinstance(files, dict) or listed not in files:
+    files = files_of(folder / MANIFEST)
+    if listed not in files:
         raise CheckpointError(f"{folder / MANIFEST} is damaged: copy the folder again")
     for name, expected in files.items():
         path = folder / name

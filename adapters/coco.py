@@ -15,7 +15,8 @@ from torch import Tensor
 
 from adapters.files import whole_file
 from adapters.images import load_region_mask
-from adapters.rle import decode_rle, fill_polygons, pack
+from adapters.rle import decode_rle, fill_polygons, filled_area, pack
+from adapters.texts import read_json
 from qformer.contracts import LoupeError, RegionError
 from qformer.proposals import Proposal
 
@@ -30,7 +31,7 @@ def read_region(path: Path, size: tuple[int, int]) -> Tensor | dict[str, Any]:
     if path.suffix.lower() != ".json":
         return load_region_mask(path, size)
     try:
-        held = json.loads(path.read_text(encoding="utf-8-sig"))
+        held = read_json(path)
     except FileNotFoundError:
         raise RegionError(f"there is no file {path}: check the path") from None
     except (OSError, ValueError):
@@ -54,10 +55,11 @@ def area(held: Any, size: tuple[int, int], name: str = "the region") -> Tensor:
             return decode_rle(held, size)
         except RegionError as error:
             raise RegionError(f"{name}: {error}") from None
-    if isinstance(held, list) and held and _numbers(held) >= 6:
-        held = [held]
-    if isinstance(held, list) and held and all(_numbers(row) >= 6 for row in held):
-        return fill_polygons(held, size)
+    if isinstance(held, list) and held and (_numbers(held) or all(map(_numbers, held))):
+        try:
+            return fill_polygons(held, size)
+        except RegionError as error:
+            raise RegionError(f"{name}: {error}") from None
     raise RegionError(
         f'{name} is no region: give a run-length code {{"size", "counts"}}, polygons'
         ' [[x0, y0, x1, y1, ...]], or {"points": [[x, y, 1]]}'
@@ -90,12 +92,14 @@ def annotation(one: Proposal, form: str = "rle", **known: Any) -> dict[str, Any]
     """A COCO annotation: segmentation, bbox and area, then the `known` keys."""
     x0, y0, x1, y1 = one.box
     held: Any = {"size": list(one.size), "counts": pack(one.runs.tolist())}
-    if form == "polygons":
+    box, covered = [x0, y0, x1 - x0, y1 - y0], one.area
+    if form == "polygons" and covered:
         held = polygons(one.region_mask)
+        covered = filled_area(held, one.size)  # holes and all
     return {
         "segmentation": held,
-        "bbox": [x0, y0, x1 - x0, y1 - y0],
-        "area": one.area,
+        "bbox": box,
+        "area": covered,
         "iscrowd": 0,
         **known,
     }
@@ -164,13 +168,14 @@ def dataset(pictures: Iterable[tuple[str, tuple[int, int], Sequence[dict[str, An
 def read_dataset(file: Path) -> dict[str, Any]:
     """A COCO data set. Raises LoupeError where it is none."""
     try:
-        held = json.loads(file.read_text(encoding="utf-8"))
+        held = read_json(file)
     except FileNotFoundError:
         raise LoupeError(f"there is no file {file}: check the path") from None
     except (OSError, ValueError):
         raise LoupeError(f"{file} is not readable JSON: write it again") from None
-    if not isinstance(held, dict) or not {"images", "annotations"} <= held.keys():
-        raise LoupeError(f'{file} is no COCO data set: it needs "images" and "annotations"')
+    parts = ("images", "annotations")
+    if not isinstance(held, dict) or not all(isinstance(held.get(one), list) for one in parts):
+        raise LoupeError(f'{file} is no COCO data set: it needs lists "images" and "annotations"')
     return held
 
 

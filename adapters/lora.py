@@ -129,6 +129,9 @@ def save(language: Any, folder: Path) -> None:
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
     settings = read_json(folder / SETTINGS)
     settings["base_model_name_or_path"] = None  # a path of this machine; config.json names it
+    for name, value in settings.items():  # peft's sets come in another order each time
+        if isinstance(value, list) and all(isinstance(one, str) for one in value):
+            settings[name] = sorted(value)
     (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from adapters import texts
 from qformer.contracts import CheckpointError
 
 CONFIG = "config.json"
@@ -105,7 +105,7 @@ def not_here(source: Source) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from `path`. Raises CheckpointError if it is missing or is not one."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = texts.read_json(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: copy the whole folder again") from None
     except (OSError, ValueError):

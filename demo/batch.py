@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adapters import texts
 from adapters.coco import read_region
 from adapters.images import load_image
 from demo.arguments import shown
@@ -116,9 +117,9 @@ def run(source: str, build: Callable[[], Assistant]) -> int:
 def read(source: str) -> tuple[list[str], Path]:
     """The lines, and the folder their files are looked up in."""
     if source == "-":
-        return sys.stdin.read().splitlines(), Path()
+        return sys.stdin.read().split("\n"), Path()
     try:
-        return Path(source).read_text(encoding="utf-8-sig").splitlines(), Path(source).parent
+        return texts.read_text(Path(source)).split("\n"), Path(source).parent
     except FileNotFoundError:
         raise LoupeError(f"there is no file {source}: check the path") from None
     except UnicodeDecodeError:
@@ -133,7 +134,7 @@ def parse(number: int, line: str) -> dict:
     A line without an id is known by its number, from 1.
     """
     try:
-        values = json.loads(line)
+        values = texts.parse_json(line)
     except ValueError:
         return {"id": number, "error": f"line {number} is not JSON"}
     if not isinstance(values, dict):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import logging
 import sys
@@ -11,13 +13,12 @@ from typing import Any
 
 import torch
 
-from adapters import coco, draw
-from adapters.images import load_image
+from adapters import coco, draw, texts
+from adapters.images import ENDINGS, UNREAD, load_image
 from qformer.console import progress
 from qformer.contracts import LoupeError
 from qformer.proposals import Everything, Proposal
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif")
 FAILED, DATASET = "failed.jsonl", "instances.json"
 
 log = logging.getLogger(__name__)
@@ -66,11 +67,13 @@ def folder(
     segmenter: Callable[[], Any],
     settings: Everything,
     form: str = "rle",
+    made_by: dict[str, Any] | None = None,
 ) -> dict[str, int]:
     """Every picture below `source`, a JSON each below `out`, and all as one COCO data set.
 
-    A picture whose JSON is there is not looked at again, so a run that was stopped resumes. One
-    that fails is counted and named in failed.jsonl, and the run goes on. Returns the counts.
+    made_by: what else the results depend on. A picture whose JSON is there, of the same content,
+    settings and made_by, is not looked at again, so a run that was stopped resumes. One that fails
+    is counted and named in failed.jsonl, and the run goes on. Returns the counts.
     """
     files = sorted(pictures(source, out))
     if not files:
@@ -78,20 +81,27 @@ def folder(
     counts = {"pictures": len(files), "done": 0, "before": 0, "failed": 0, "masks": 0}
     opened: Any = None
     failures: list[dict[str, str]] = []
+    whole: list[tuple] = []  # as `coco.dataset` takes it
+    asked = {**(made_by or {}), "format": form, "asked": dataclasses.asdict(settings)}
     for number, file in enumerate(files, 1):
         name = file.relative_to(source)
         target = out / name.with_name(name.name + ".json")
-        if target.exists():
-            counts["before"] += 1
-            continue
         before = f"{number}/{len(files)} pictures, {counts['failed']} failed: "
         try:
+            mine = {**asked, "sha256": sha256(file)}
+            held = found_before(target, mine)
+            if held is not None:
+                counts["before"] += 1
+                whole.append((str(name), tuple(held["size"]), held["annotations"]))
+                continue
             image = load_image(file)
             opened = opened or segmenter()
             found = picture(opened, image, settings, before)
             target.parent.mkdir(parents=True, exist_ok=True)
             used = opened.settings(settings)
-            coco.write_json(target, report(str(name), image, found, used, form))
+            held = report(str(name), image, found, used, form) | {"made_by": mine}
+            coco.write_json(target, held)
+            whole.append((str(name), tuple(held["size"]), held["annotations"]))
             counts["done"] += 1
         except LoupeError as error:
             failures.append({"image": str(name), "error": str(error)})
@@ -107,30 +117,52 @@ def folder(
         raise LoupeError(f"no picture of {source} could be read: {failures[0]['error']}")
     out.mkdir(parents=True, exist_ok=True)
     coco.write(out / FAILED, lambda to: to.writelines(json_line(one) for one in failures))
-    whole = coco.dataset(written(source, out, files))
-    coco.write_json(out / DATASET, whole)
-    counts["masks"] = len(whole["annotations"])
+    dataset = coco.dataset(whole)
+    coco.write_json(out / DATASET, dataset)
+    counts["masks"] = len(dataset["annotations"])
     return counts
 
 
 def pictures(source: Path, out: Path) -> Iterator[Path]:
-    """The pictures below a folder, those of the results left out."""
+    """The pictures below a folder, those of the results left out; also those that fail to be read,
+    to be counted."""
     for file in source.rglob("*"):
-        if file.suffix.lower() in ENDINGS and file.is_file() and out not in file.parents:
+        if (
+            file.suffix.lower() in (*ENDINGS, *UNREAD)
+            and file.is_file()
+            and out not in file.parents
+        ):
             yield file
 
 
-def written(source: Path, out: Path, files: list[Path]) -> Iterator[tuple]:
-    """What the results say of each picture, as `coco.dataset` takes it."""
-    for file in files:
-        name = file.relative_to(source)
-        target = out / name.with_name(name.name + ".json")
-        if target.exists():
-            try:
-                held = json.loads(target.read_text(encoding="utf-8"))
-                yield str(name), tuple(held["size"]), held["annotations"]
-            except (ValueError, KeyError, TypeError):
-                raise LoupeError(f"{target} is damaged: remove it and run again") from None
+def found_before(target: Path, mine: dict[str, Any]) -> dict[str, Any] | None:
+    """What a JSON says, where it was made by the same; None where it is to be made anew."""
+    try:
+        held = texts.read_json(target)
+        whole = isinstance(held["annotations"], list) and len(held["size"]) == 2
+        return held if whole and held["made_by"] == mine else None
+    except (OSError, ValueError, KeyError, TypeError):  # none, another one's, or cut short
+        return None
+
+
+def sha256(file: Path) -> str:
+    """Raises LoupeError."""
+    try:
+        with file.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError:
+        raise LoupeError(f"{file.name} cannot be read: check its permissions") from None
+
+
+def state_of(source: str) -> Any:
+    """What tells a model from another of the same name: of a folder here its files."""
+    path = Path(source)
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return [
+        [file.relative_to(path).as_posix(), file.stat().st_size, file.stat().st_mtime_ns]
+        for file in files
+        if file.is_file()
+    ]
 
 
 def json_line(values: dict) -> bytes:

@@ -18,6 +18,7 @@ from PIL import Image
 from adapters import draw
 from adapters.images import load_image
 from adapters.rle import decode_rle, encode_rle
+from adapters.texts import parse_json
 from demo.events import MAX_ANSWER, MAX_QUESTION, MAX_SESSION
 from demo.picture import Picture
 from demo.regions import MAX_LABEL, MAX_REGIONS
@@ -98,8 +99,8 @@ def replay(session: Session, text: str | bytes) -> int:
     what is no session file, before anything is opened.
     """
     try:
-        data = json.loads(text)
-    except (ValueError, RecursionError):
+        data = parse_json(text)
+    except ValueError:
         raise _bad("it is no JSON") from None
     if not isinstance(data, dict) or data.get("loupe") != VERSION:
         raise _bad("it was not exported by Loupe, or by a newer one")

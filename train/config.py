@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from adapters import texts
 from qformer.config import from_dict
 from qformer.contracts import LoupeError
 
@@ -20,10 +21,12 @@ def read_config(kind: type[Settings], path: Path, changes: Sequence[str] = ()) -
     Raises LoupeError for an unknown key, a value of another type or a file that is not TOML.
     """
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(texts.read_text(path))
     except OSError:
         raise LoupeError(f"there is no config {path}: see {CONFIGS}") from None
-    except tomllib.TOMLDecodeError as error:
+    except UnicodeDecodeError:
+        raise LoupeError(f"{path} is not a UTF-8 text: save it as one") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise LoupeError(f"{path} is not TOML: {error}") from None
     for change in changes:
         name, equals, text = change.partition("=")
@@ -31,7 +34,7 @@ def read_config(kind: type[Settings], path: Path, changes: Sequence[str] = ()) -
             raise LoupeError(f"--set {change!r}: write it as a.b=value")
         try:
             value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, RecursionError):
             value = text
         *tables, last = name.strip().split(".")
         table: Any = values

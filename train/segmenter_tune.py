@@ -20,12 +20,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adapters.coco import area, read_dataset
+from adapters.coco import read_dataset
 from adapters.images import load_image
 from adapters.prompts import Prompts
 from adapters.segmenters import open_segmenter, save_segmenter
 from qformer.console import Parser
 from qformer.contracts import ImageError, LoupeError, RegionError
+from train.data.coco import area_of, by_picture, picture_of, pictures_in
+from train.data.pictures import Gallery
+from train.data.sample import Area, Tally, lines_of
 from train.embedded.segmenter import click_inside, click_losses, correcting_clicks, loose_box
 from train.loop import LoopConfig, fit
 
@@ -41,27 +44,38 @@ examples:
 
 @dataclass(frozen=True)
 class Target:
-    """A mask to learn: the picture's file and a COCO annotation."""
+    """A mask to learn: the picture's file and the area of one thing."""
 
     file: Path
-    held: dict[str, Any]
+    area: Area
 
 
-def targets(dataset: Path, images: Path) -> list[Target]:
-    """Every annotation that is one thing (not a crowd). Raises LoupeError where there is none."""
-    held = read_dataset(dataset)
-    files = {image["id"]: images / image["file_name"] for image in held["images"]}
-    found = [
-        Target(files[one["image_id"]], one)
-        for one in held["annotations"]
-        if one.get("image_id") in files and not one.get("iscrowd") and one.get("segmentation")
-    ]
+def targets(dataset: Path, images: Path, tally: Tally | None = None) -> list[Target]:
+    """Every annotation that is one thing (not a crowd); what cannot be read is counted in `tally`.
+    Raises LoupeError where there is none."""
+    tally = Tally() if tally is None else tally
+    held, gallery = read_dataset(dataset), Gallery(images)
+    pictures = pictures_in(held, tally)
+    areas = by_picture(
+        held,
+        pictures,
+        tally,
+        lambda one, image: (
+            area_of(one, image) if one.get("segmentation") and not one.get("iscrowd") else None
+        ),
+    )
+    found, missing = [], []
+    for id, here in areas.items():
+        with tally.row(f"image {id}"):
+            file = Path(picture_of(pictures[id], gallery).key)
+            found += [Target(file, area) for area in here if area is not None]
+            missing += [] if file.is_file() else [file]
     if not found:
-        raise LoupeError(f"{dataset} holds no masks: segment some pictures first")
-    missing = [file for file in files.values() if not file.is_file()]
+        reasons = "; ".join(lines_of(tally)) or "segment some pictures first"
+        raise LoupeError(f"{dataset} holds no masks: {reasons}")
     if missing:
         raise LoupeError(
-            f"{len(missing)} of {len(files)} pictures are not below {images}, {missing[0].name} the"
+            f"{len(missing)} of {len(areas)} pictures are not below {images}, {missing[0].name} the"
             " first: say where with --images"
         )
     return found
@@ -89,7 +103,7 @@ class TuneStage:
 
     def goal(self, target: Target, embedding: Any) -> Tensor:
         """The mask in the decoder's frame, bool (side, side): as the picture lies in the input."""
-        region_mask = area(target.held["segmentation"], embedding.size).float()
+        region_mask = target.area.region_mask(embedding.size).float()
         shares = [kept / self.module.input_size for kept in embedding.scaled_size]
         rows, columns = (max(1, round(share * self.side)) for share in shares)
         small = F.adaptive_avg_pool2d(region_mask[None], (rows, columns))[0] >= 0.5
@@ -222,7 +236,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--hold", type=float, default=0.1,
                         help="share of the pictures to measure on (%(default)s)")  # fmt: skip
     arguments = parser.parse_args(argv)
-    data = targets(arguments.data, arguments.images or arguments.data.parent)
+    tally = Tally()
+    data = targets(arguments.data, arguments.images or arguments.data.parent, tally)
     learned, held = split(data, arguments.hold)
     segmenter = open_segmenter(arguments.source, device=arguments.device).to(arguments.device)
     if not segmenter.capabilities.points:
@@ -235,6 +250,8 @@ def main(argv: Sequence[str]) -> int:
         warmup=min(100, arguments.steps // 10),
     )
     print(f"{len(learned)} masks to learn, {len(held)} to measure on", flush=True)
+    for line in lines_of(tally):
+        print(f"left out: {line}", flush=True)
     before = stage.measure(held[:200])
     fit(stage, config, arguments.out, lambda line: print(line, flush=True))
     folder = arguments.out / "segmenter"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -21,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qformer.contracts import LoupeError
+from adapters.checkpoint import files_of, manifest_of
+from qformer.contracts import CheckpointError, LoupeError
 
 MANIFEST = "manifest.json"
 KEPT = 2  # newest whole states
@@ -67,7 +67,7 @@ def save(
             for path in sorted(new.rglob("*"))
             if path.is_file()
         }
-        (new / MANIFEST).write_text(json.dumps({"step": step, "sha256": files}, indent=2) + "\n")
+        (new / MANIFEST).write_text(manifest_of(files, step=step))
         for path in [*(p for p in new.rglob("*") if p.is_file()), new]:
             flush(path)
         target = states / name_of(step)
@@ -106,11 +106,12 @@ def newest(folder: Path, say: Callable[[str], None] = print) -> Path | None:
 def damage(state: Path) -> str | None:
     """What is wrong with a state's files; None if nothing."""
     try:
-        files = json.loads((state / MANIFEST).read_text())["sha256"]
-        for name, expected in files.items():
+        for name, expected in files_of(state / MANIFEST).items():
             if sha256(state / name) != expected:
                 return f"{name} has changed"
-    except (OSError, ValueError, KeyError, TypeError):
+    except CheckpointError:
+        return f"{MANIFEST} has changed, or is missing"
+    except (OSError, ValueError):
         return "a file is missing"
     return None
 

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
             pass
     except KeyboardInterrupt:
         print()
-    server.close()
+    with suppress(KeyboardInterrupt):  # asked twice, it ends at once
+        server.close()
     sys.stdout.flush()
     os._exit(0)  # a model that is still being loaded cannot be waited for, nor stopped cleanly
 

@@ -79,6 +79,23 @@ def segmenter_of(args: argparse.Namespace) -> Any:
     return segmenter
 
 
+def made_by(args: argparse.Namespace) -> dict[str, Any]:
+    """What decides, beside the settings, what `segmenter_of` finds."""
+    from adapters.segmenters import AUTO, default_name
+    from demo.everything import state_of
+
+    whole = args.segmenter is None and args.model != "embedded"
+    name = args.model if whole else args.segmenter or "embedded"
+    name = default_name(args.device) if name == AUTO else name
+    return {
+        "segmenter": name,
+        "files": state_of(name),
+        "clean": args.clean,
+        "dtype": args.dtype,
+        "device": str(args.device).partition(":")[0],
+    }
+
+
 def set_cleaning(segmenter: Any, pixels: int | None) -> None:
     from adapters.components import Cleanup
 
@@ -123,18 +140,23 @@ def several(args: argparse.Namespace, image: Any, form: str) -> int:
     else:
         found = everything.picture(segmenter, image, settings)
     out = Path(args.out)
+    paths = [out]
     if form == "png":
-        for one, path in zip(found, numbered(out, len(found)), strict=True):
+        paths = numbered(out, len(found))
+        for one, path in zip(found, paths, strict=True):
             coco.write_region(one.region_mask, path, form)
     else:
         used = segmenter.settings(settings)
         coco.write_json(out, everything.report(args.image, image, found, used, form))
     if args.overlay:
         common.save(everything.overlay(image, found), Path(args.overlay))
+    files = [str(path) for path in paths]
     if args.json:
-        common.print_json({"image": args.image, "found": len(found), "file": str(out)})
+        file = {"file": files[0]} if len(files) == 1 else {"files": files}
+        common.print_json({"image": args.image, "found": len(found), **file})
     else:
-        print(f"{len(found)} areas: {out}")
+        named = files[0] if len(files) == 1 else f"{files[0]} to {files[-1]}" if files else ""
+        print(f"{len(found)} areas: {named or 'nothing was written'}")
     return 0
 
 
@@ -148,7 +170,12 @@ def whole_folder(args: argparse.Namespace) -> int:
         raise LoupeError("--format png is for one picture: a folder is written as JSON")
     source, out = Path(args.image), Path(args.out)
     counts = everything.folder(
-        source, out, lambda: segmenter_of(args), everything_wanted(args), args.format or "rle"
+        source,
+        out,
+        lambda: segmenter_of(args),
+        everything_wanted(args),
+        args.format or "rle",
+        made_by(args),
     )
     if args.json:
         common.print_json({"folder": str(source), "out": str(out), **counts})

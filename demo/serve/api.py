@@ -48,11 +48,15 @@ class Desk:
         self._limits, self._metrics = limits, metrics
         self._threads = ThreadPoolExecutor(limits.answers, thread_name_prefix="loupe-answer")
         self._slots: asyncio.Semaphore | None = None
+        self._closed = False
         self.waiting = 0
         self.working = 0
+        self.ending = False
 
     async def start(self, make: Callable[[], Iterator]) -> AsyncIterator:
         """The items of make(), as they come, once there is room. Raises BusyError at once."""
+        if self.ending:
+            raise _ending()
         if self._slots is None:
             self._slots = asyncio.Semaphore(self._limits.answers)
         if self._slots.locked() and self.waiting >= self._limits.queue:
@@ -82,16 +86,22 @@ class Desk:
                         if stop.is_set():
                             self._metrics.stopped.add()
                             break
+                        if self._closed:
+                            raise _ending()
             except BaseException as error:
-                put(error)
+                put(_ending() if self._closed else error)
             put(END)
 
         def ended() -> None:
             self.working -= 1
             slots.release()
 
+        try:
+            work = self._threads.submit(pump)
+        except RuntimeError:  # closed while this waited
+            slots.release()
+            raise _ending() from None
         self.working += 1
-        work = self._threads.submit(pump)
         # The slot is free when the thread is, not when the visitor has gone.
         work.add_done_callback(lambda _: _soon(loop, ended))
 
@@ -120,8 +130,22 @@ class Desk:
             collected.cancel()
             gone.cancel()
 
+    def end(self) -> None:
+        """Take nothing new; what has come in goes on."""
+        self.ending = True
+
+    @property
+    def busy(self) -> bool:
+        return self.working + self.waiting > 0
+
     def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """What is not done by now is told so."""
+        self.ending = self._closed = True
+        self._threads.shutdown(wait=False)
+
+
+def _ending() -> BusyError:
+    return BusyError("the server is ending: ask again in a moment", 5, status=503)
 
 
 def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:

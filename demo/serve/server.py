@@ -7,6 +7,7 @@ import re
 import socket
 import sys
 import threading
+import time
 import webbrowser
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 CONNECTIONS = 2000  # open at once; a page holds two
 HEAD_START = 3.0  # seconds the first page has the machine to itself, if nobody wants the model
+GRACE = 8.0  # seconds that answers may take to end with the server; docker kills after 10
 SWITCH = 0.0005  # seconds that the model's thread lets the page's wait for Python, ten times less
 
 
@@ -64,8 +66,14 @@ class Server:
         )
         self._thread.start()
 
-    def close(self) -> None:
-        """Stop listening; what is being streamed ends, and connections are cut."""
+    def close(self, grace: float = GRACE) -> None:
+        """Take no new questions, give the answers that were begun `grace` seconds to end, tell the
+        rest, and stop listening."""
+        for part in self._parts:
+            part.end()
+        until = time.monotonic() + grace
+        while any(part.busy for part in self._parts) and time.monotonic() < until:
+            time.sleep(0.05)
         self._server.should_exit = True
         for part in self._parts:
             part.close()
@@ -83,8 +91,14 @@ class Streams:
         page had begun to listen for the answer."""
         await self._queue.clean_events(session_hash=session)
 
-    def close(self) -> None:
+    def end(self) -> None:
         self._queue.close()
+
+    @property
+    def busy(self) -> bool:
+        return any(job is not None for job in self._queue.active_jobs)
+
+    def close(self) -> None:
         self._app.stop_event.set()
 
 
@@ -160,6 +174,8 @@ class Model:
     import.
     """
 
+    busy = False  # alone it does nothing
+
     def __init__(
         self, build: Callable[[], Assistant], metrics: Metrics, title: str,
         chooser: Chooser | None, saves: Path | None, sessions: int,
@@ -198,6 +214,9 @@ class Model:
             observe = self._metrics.model.observe
             self._worker = Worker(lambda part, seconds: observe(seconds, part=part))
         return take_turns(assistant, self._worker)
+
+    def end(self) -> None:
+        """It goes on for those who still answer."""
 
     def close(self) -> None:
         if self._worker is not None:
@@ -246,6 +265,14 @@ class Late:
             return await getattr(made, door)(request)
 
         return Route(path, answer, methods=[method])
+
+    def end(self) -> None:
+        if self._made is not None:
+            self._made.desk.end()
+
+    @property
+    def busy(self) -> bool:
+        return self._made is not None and self._made.desk.busy
 
     def close(self) -> None:
         if self._made is not None:

@@ -19,6 +19,7 @@ from weakref import ref
 import torch
 
 from qformer.assistant import Assistant
+from qformer.contracts import StoppedError
 
 CLICKS_IN_A_ROW = 4  # then an answer gets a step, however many clicks wait
 # Of each part, what computes. A click is one turn; an answer, beams and everything in a picture let
@@ -90,7 +91,7 @@ class Worker:
                 self._there.wait()
             if self._closed:
                 for future, _, _ in (*self._quick, *self._steady):
-                    future.cancel()
+                    future.set_exception(StoppedError("the server is ending: ask again"))
                 return None
             if self._quick and (self._in_a_row < CLICKS_IN_A_ROW or not self._steady):
                 self._in_a_row += 1

@@ -89,7 +89,7 @@ def test_points_in_a_file_are_a_prompt(tmp_path, held):
         ("{", "not readable JSON"),
         ('{"size": [5, 5], "counts": [25]}', "drawn on 5 x 5 pixels, not on 31 x 24"),
         ('{"size": [24, 31], "counts": [744]}', "covers no pixel"),
-        ("[[1, 2, 3, 4, 5]]", "is no region"),
+        ("[[1, 2, 3, 4, 5]]", "p.json: a polygon has 5 numbers"),
         ("[[1, 1, 5, 1, 5, 4, 9]]", "three corners"),
         ("[]", "is no region"),
         ('"cat"', "is no region"),

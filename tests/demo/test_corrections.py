@@ -76,7 +76,7 @@ def test_training_reads_what_was_kept(session, tmp_path):
         "what is region 1?", ("region 1 is a cup",)
     )  # fmt: skip
     (target,) = targets(tmp_path / "instances.json", tmp_path / "images")
-    for area in (sample.areas[0].rle, target.held["segmentation"]):
+    for area in (sample.areas[0].rle, target.area.rle):
         assert decode_rle(area).equal(regions.marks[1].region.region_mask)
     assert torch.equal(load_image(target.file), session.picture().image)
 

@@ -5,14 +5,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from train.data.coco import area_of, by_picture, coco_box, name_in, names_of, picture_of
+from train.data.coco import (
+    area_of,
+    by_picture,
+    categories_in,
+    coco_box,
+    entries,
+    name_in,
+    names_of,
+    picture_of,
+    pictures_in,
+)
 from train.data.pictures import Gallery
 from train.data.questions import commonest_first, statement, truth
-from train.data.sample import Area, BadSampleError, Sample, Tally, Turn
+from train.data.sample import Area, BadSampleError, Sample, Tally, Turn, stated_size
 from train.data.source import DataConfig, read_json_file, read_lines
 
 KINDS_OF_ATTRIBUTE = {"color": "colour", "pattern_marking": "pattern", "material": "material"}
@@ -72,21 +81,29 @@ def read_asked(config: DataConfig, tally: Tally) -> Iterator[Sample]:
                 extra |= {"relation": line.get("relation"), "caption": line["caption"]}
             else:
                 turns = [Turn(said, (said,), (0,)) for said in line["expressions"]]
-                extra["box"] = coco_box(line["bbox_xywh"])
                 if annotations is None:
-                    annotations = _instances(config)
-                known = annotations.get(line.get("annotation_id"))
-                areas = (area_of(known) if known else Area(box=extra["box"]),)
+                    annotations = _instances(config, tally)
+                known, image = annotations.get(line.get("annotation_id"), (None, line))
+                box = Area(box=coco_box(line["bbox_xywh"]), drawn_on=stated_size(image))
+                extra["box"] = box
+                areas = (area_of(known, image) if known else box,)
             name = str(line.get("question_id", place))
             yield Sample(name, gallery[line["image"]], tuple(turns), areas, extra=extra)
 
 
-def _instances(config: DataConfig) -> dict[Any, dict[str, Any]]:
-    """COCO annotations by id, where they lie beside; none is no mistake."""
+def _instances(config: DataConfig, tally: Tally) -> dict[Any, tuple[dict, dict]]:
+    """COCO annotations by id, each with its picture's entry, where they lie beside; none is no
+    mistake."""
     above = config.file.parent.parent / "instances.json"
     file = config.answers or (str(above) if above.is_file() else None)
-    annotations = read_json_file(Path(file))["annotations"] if file else []
-    return {annotation["id"]: annotation for annotation in annotations}
+    if file is None:
+        return {}
+    held = read_json_file(Path(file))
+    pictures = pictures_in({"images": [], **held}, tally)
+    return {
+        one.get("id"): (one, pictures.get(one.get("image_id"), {}))
+        for one in entries(held, "annotations", tally)
+    }
 
 
 def pair(caption: str, foil: str) -> Turn:
@@ -155,12 +172,13 @@ def read_valse(config: DataConfig, tally: Tally) -> Iterator[Sample]:
 def read_nocaps(config: DataConfig, tally: Tally) -> Iterator[Sample]:
     """nocaps_val_4500_captions.json; every picture is in-domain, near-domain or out-domain."""
     annotations, gallery = read_json_file(config.file), config.gallery("images")
-    captions = by_picture(annotations, tally, itemgetter("caption"))
-    for image in annotations["images"]:
-        with tally.row(f"image {image.get('id')}"):
-            turns = (Turn("", tuple(captions.get(image["id"], ()))),)
+    pictures = pictures_in(annotations, tally)
+    captions = by_picture(annotations, pictures, tally, lambda one, _: one["caption"])
+    for id, image in pictures.items():
+        with tally.row(f"image {id}"):
+            turns = (Turn("", tuple(captions.get(id, ()))),)
             extra = {"set": image.get("domain")}
-            yield Sample(str(image["id"]), picture_of(image, gallery), turns, extra=extra)
+            yield Sample(str(id), picture_of(image, gallery), turns, extra=extra)
 
 
 def read_karpathy(config: DataConfig, tally: Tally) -> Iterator[Sample]:
@@ -207,7 +225,7 @@ def read_paco(config: DataConfig, tally: Tally) -> Iterator[Sample]:
     """paco_lvis_v1_*.json: objects and parts with their attributes. Each thing is called by its
     category ("mug:handle" is a handle), and asked for its colours, pattern and material."""
     annotations, gallery = read_json_file(config.file), config.gallery("images")
-    names = {c["id"]: _part_names(c) for c in annotations["categories"]}
+    names = categories_in(annotations, tally, _part_names)
     attributes = {one["id"]: one["name"] for one in annotations["attributes"]}
     kinds = {
         number: KINDS_OF_ATTRIBUTE[kind]
@@ -215,12 +233,16 @@ def read_paco(config: DataConfig, tally: Tally) -> Iterator[Sample]:
         if kind in KINDS_OF_ATTRIBUTE
         for number in numbers
     }
+    pictures = pictures_in(annotations, tally)
     things = by_picture(
-        annotations, tally, lambda one: (area_of(one), name_in(names, one["category_id"]), one)
+        annotations,
+        pictures,
+        tally,
+        lambda one, image: (area_of(one, image), name_in(names, one["category_id"]), one),
     )
-    for image in annotations["images"]:
-        with tally.row(f"image {image.get('id')}"):
-            here = things.get(image["id"], [])
+    for id, image in pictures.items():
+        with tally.row(f"image {id}"):
+            here = things.get(id, [])
             turns = []
             for index, (_, name, annotation) in enumerate(here):
                 turns.append(Turn("", name, (index,)))
@@ -232,7 +254,7 @@ def read_paco(config: DataConfig, tally: Tally) -> Iterator[Sample]:
                     turns.append(Turn(f"what {kind} is it?", tuple(values), (index,)))
             if turns:
                 areas = tuple(area for area, _, _ in here)
-                yield Sample(str(image["id"]), picture_of(image, gallery), tuple(turns), areas)
+                yield Sample(str(id), picture_of(image, gallery), tuple(turns), areas)
 
 
 def _part_names(category: dict[str, Any]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from train.data.coco import area_of
 from train.data.questions import genome_picture
-from train.data.sample import EMPTY, Area, BadSampleError, Sample, Tally, Turn
+from train.data.sample import EMPTY, Area, BadSampleError, Sample, Tally, Turn, stated_size
 from train.data.source import DataConfig, read_json_file, read_lines
 
 HUMAN, MODEL = ("human", "user"), ("gpt", "assistant")
@@ -50,7 +50,7 @@ def read_osprey(config: DataConfig, tally: Tally) -> Iterator[Sample]:
     gallery = config.gallery("images")
     for number, entry in enumerate(read_json_file(config.file)):
         with tally.row(f"entry {number}"):
-            areas = tuple(area_of(annotation) for annotation in entry["annotation"])
+            areas = tuple(area_of(annotation, entry) for annotation in entry["annotation"])
             name = entry["file_name"]
             short = name.rsplit("_", 1)[-1]  # COCO_train2014_000000123456.jpg
             if "description" in entry:
@@ -83,7 +83,8 @@ def read_genome_regions(config: DataConfig, tally: Tally) -> Iterator[Sample]:
         for region in entry.get("regions", ()):
             with tally.row(f"region {region.get('region_id')}"):
                 x, y = float(region["x"]), float(region["y"])
-                area = Area(box=(x, y, x + region["width"], y + region["height"]))
+                box = (x, y, x + region["width"], y + region["height"])
+                area = Area(box=box, drawn_on=stated_size(entry))
                 if not region["phrase"].strip():
                     raise BadSampleError(EMPTY)
                 turns.append(Turn("", (region["phrase"].strip(),), (len(areas),)))

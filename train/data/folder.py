@@ -8,7 +8,9 @@
 What is said may have "notes": "yes no no", a word for each soft token (train/notes.py). A region is
 {"box": [x0, y0, x1, y1]}, {"rle": {...}}, {"polygons": [[x, y, ...]]} or
 {"mask": "file.png"}. A turn is about the regions that it names ("region 1" is the first), or that
-its "regions": [1, 2] lists; if it names none, about those of the turn before, at first all.
+its "regions": [1, 2] lists; if it names none, about those of the turn before, at first all. Where a
+line states the "width" and "height" that its regions were drawn on, they are scaled to a picture
+that was shrunk since, and those of one that was turned or cropped are counted as bad.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from adapters.rle import check_polygons
 from train.data.pictures import Gallery
-from train.data.sample import Area, BadSampleError, Sample, Tally, Turn
+from train.data.sample import Area, BadSampleError, Sample, Tally, Turn, stated_size
 from train.data.source import DataConfig, read_lines
 
 SAYS = ("text", "question", "conversation")
@@ -41,7 +44,7 @@ def sample_of(line: dict[str, Any], gallery: Gallery, folder: Path, place: str) 
     return Sample(
         id=str(line.get("id", place)),
         picture=gallery[line["image"]],
-        areas=tuple(area_of(region, folder) for region in line.get("regions", ())),
+        areas=tuple(area_of(region, folder, line) for region in line.get("regions", ())),
         turns=turns_of(line),
         dialogue="conversation" in line,
         extra={"split": line["split"]} if "split" in line else {},
@@ -94,14 +97,17 @@ def about(said: dict[str, Any], before: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(named) or before
 
 
-def area_of(region: dict[str, Any], folder: Path) -> Area:
+def area_of(region: dict[str, Any], folder: Path, line: dict[str, Any]) -> Area:
+    """line: the region's, which may state the size of its picture. Raises RegionError."""
+    drawn_on = stated_size(line)
     if "box" in region:
         x0, y0, x1, y1 = (float(value) for value in region["box"])
-        return Area(box=(x0, y0, x1, y1))
+        return Area(box=(x0, y0, x1, y1), drawn_on=drawn_on)
     if "rle" in region:
         return Area(rle=region["rle"])
     if "polygons" in region:
-        return Area(polygons=tuple(tuple(map(float, one)) for one in region["polygons"]))
+        polygons = tuple(map(tuple, check_polygons(region["polygons"])))
+        return Area(polygons=polygons, drawn_on=drawn_on)
     if "mask" in region:
         return Area(file=folder / region["mask"])
     raise BadSampleError("a region needs box, rle, polygons or mask")

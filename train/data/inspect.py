@@ -19,7 +19,7 @@ from qformer.contracts import LoupeError
 from train.asks import Ask, Wording
 from train.data.draw import by_picture
 from train.data.readers import READERS, STREAMED, read
-from train.data.sample import Picture, Sample, Tally
+from train.data.sample import Picture, Sample, Tally, lines_of
 from train.data.source import DataConfig
 from train.page import Shown, mark, write_page
 
@@ -184,9 +184,7 @@ def report(found: Found, tally: Tally) -> list[str]:
         f"the longest answer has {found.longest} words{noted}; {found.opened} pictures were opened",
         "nothing is bad" if not tally.bad else f"{tally.bad} bad:",
     ]
-    for reason, times in tally.reasons.most_common():
-        lines.append(f"  {times:6d}  {reason} (e.g. {'; '.join(tally.examples[reason])})")
-    return lines
+    return lines + [f"  {line}" for line in lines_of(tally)]
 
 
 def head(found: Found, tally: Tally) -> str:

@@ -6,11 +6,11 @@ Nothing is loaded before it is needed: a sample names its picture, and a picture
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from math import ceil, floor, isfinite
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,13 +44,15 @@ class Area:
     """A region as a data set writes it, in pixels of the picture; exactly one way is given.
 
     box: (x0, y0, x1, y1). rle: COCO's {"size": [height, width], "counts": ...}. polygons: corners
-    [x, y, x, y, ...] each. file: a picture whose bright pixels are the region.
+    [x, y, x, y, ...] each. file: a picture whose bright pixels are the region. drawn_on: (height,
+    width) that the data set states of the picture; a box and polygons are scaled from there.
     """
 
     box: tuple[float, float, float, float] | None = None
     rle: dict[str, Any] | None = None
     polygons: tuple[tuple[float, ...], ...] | None = None
     file: Path | None = None
+    drawn_on: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if sum(way is not None for way in (self.box, self.rle, self.polygons, self.file)) != 1:
@@ -58,20 +60,40 @@ class Area:
         if self.box is None:
             return
         x0, y0, x1, y1 = self.box
-        if not (all(map(math.isfinite, self.box)) and x0 < x1 and y0 < y1):
+        if not (all(map(isfinite, self.box)) and x0 < x1 and y0 < y1):
             raise RegionError("a box has no area: write it as x0, y0, x1, y1 in pixels")
+
+    def on(self, size: tuple[int, int]) -> Area:
+        """The area in pixels of a picture of `size`, (height, width): scaled, where it was drawn
+        before the picture was shrunk. Raises RegionError where that was turned or cropped since."""
+        if self.drawn_on in (None, tuple(size)) or (self.box is None and self.polygons is None):
+            return self
+        (height, width), (drawn_height, drawn_width) = size, self.drawn_on
+        if abs(width * drawn_height - height * drawn_width) > max(self.drawn_on):  # a pixel off
+            raise drawn_elsewhere(self.drawn_on, size)
+        across, down = width / drawn_width, height / drawn_height
+        scaled = [
+            tuple(value * (down if place % 2 else across) for place, value in enumerate(corners))
+            for corners in self.polygons or [self.box]
+        ]
+        if self.box is not None:
+            return replace(self, box=scaled[0], drawn_on=None)
+        return replace(self, polygons=tuple(scaled), drawn_on=None)
 
     def region_mask(self, size: tuple[int, int]) -> Tensor:
         """bool (height, width), what lies outside the picture cut off.
 
         Raises RegionError if nothing is left, or if it was drawn on a picture of another size.
         """
+        if (here := self.on(size)) is not self:
+            return here.region_mask(size)
         height, width = size
         if self.box is not None:
             x0, y0, x1, y1 = self.box
             region_mask = torch.zeros(size, dtype=torch.bool)
-            left, top = max(0, math.floor(x0)), max(0, math.floor(y0))
-            region_mask[top : max(0, math.ceil(y1)), left : max(0, math.ceil(x1))] = True
+            left, right = (min(max(0, place), width) for place in (floor(x0), ceil(x1)))
+            top, bottom = (min(max(0, place), height) for place in (floor(y0), ceil(y1)))
+            region_mask[top:bottom, left:right] = True
         elif self.rle is not None:
             region_mask = decode_rle(self.rle, size)
         elif self.polygons is not None:
@@ -79,11 +101,25 @@ class Area:
         else:
             region_mask = load_region_mask(self.file, size)
         if tuple(region_mask.shape) != tuple(size):
-            theirs = f"{region_mask.shape[1]} x {region_mask.shape[0]}"
-            raise RegionError(f"a region was drawn on {theirs} pixels, not on {width} x {height}")
+            raise drawn_elsewhere(tuple(region_mask.shape), size)
         if not region_mask.any():
             raise RegionError("a region lies outside its picture, or is empty")
         return region_mask
+
+
+def drawn_elsewhere(drawn: Sequence[int], size: Sequence[int]) -> RegionError:
+    """drawn, size: (height, width)."""
+    return RegionError(
+        f"a region was drawn on {drawn[1]} x {drawn[0]} pixels, not on {size[1]} x {size[0]}"
+    )
+
+
+def stated_size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
+    """(height, width) that an entry of a data set states of its picture; None where it does not."""
+    height, width = entry.get("height"), entry.get("width")
+    if all(isinstance(side, int) and 0 < side < 1e6 for side in (height, width)):
+        return height, width  # type: ignore[return-value]
+    return None
 
 
 @dataclass(frozen=True)
@@ -195,5 +231,13 @@ class Tally:
             raise
         except KeyError as key:
             self.add(f"{key} is missing", place)
-        except (TypeError, ValueError, IndexError, AttributeError):
+        except (TypeError, ValueError, IndexError, AttributeError, ArithmeticError):
             self.add("it is not written as its format says", place)
+
+
+def lines_of(tally: Tally) -> list[str]:
+    """A line for each reason, the commonest first."""
+    return [
+        f"{times:6d}  {reason} (e.g. {'; '.join(tally.examples[reason])})"
+        for reason, times in tally.reasons.most_common()
+    ]

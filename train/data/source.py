@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import zlib
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from adapters import texts
 from qformer.contracts import LoupeError
 from train.data.pictures import Gallery
 
@@ -90,19 +90,21 @@ class DataConfig:
 
 def read_json_file(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return texts.read_json(path)
     except (OSError, ValueError):
         raise LoupeError(f"{path} is not readable JSON: download it again") from None
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
     """(place, object) of each line of a JSONL file; None where a line holds none."""
-    with path.open(encoding="utf-8", errors="replace") as lines:
+    with path.open("rb") as file:
+        encoding = texts.encoding_of(file.read(4))
+    with path.open(encoding=encoding, errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
-                values = json.loads(line)
+                values = texts.parse_json(line)
             except ValueError:
                 values = None
             yield f"line {number}", values if isinstance(values, dict) else None

@@ -6,19 +6,20 @@ in a JSONL line. An archive holds a picture and a .json or .txt of the same name
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from adapters import texts
+from adapters.images import ENDINGS, UNREAD
 from qformer.contracts import LoupeError
 from train.data.folder import area_of, turns_of
 from train.data.pictures import MemoryPicture
 from train.data.sample import BadSampleError, Sample, Tally
 from train.data.source import DataConfig
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+PICTURES = (*ENDINGS, *UNREAD)  # the latter are counted by the name of what they are
 
 
 def shards(config: DataConfig, suffix: str) -> list[Path]:
@@ -36,7 +37,7 @@ def shards(config: DataConfig, suffix: str) -> list[Path]:
 
 
 def sample_of(line: dict[str, Any], picture: MemoryPicture, folder: Path) -> Sample:
-    areas = tuple(area_of(region, folder) for region in line.get("regions") or ())
+    areas = tuple(area_of(region, folder, line) for region in line.get("regions") or ())
     turns = turns_of({key: value for key, value in line.items() if value is not None})
     name = str(line.get("id", picture.key))
     return Sample(name, picture, turns, areas, line.get("conversation") is not None)
@@ -75,9 +76,9 @@ def read_tars(config: DataConfig, tally: Tally) -> Iterator[Sample]:
                         if content is None:
                             raise BadSampleError("a member has no picture")
                         if ".json" in parts:
-                            line = json.loads(parts[".json"])
+                            line = texts.parse_json(parts[".json"])
                         else:
-                            line = {"text": parts[".txt"].decode("utf-8").strip()}
+                            line = {"text": texts.decode(parts[".txt"]).strip()}
                         picture = MemoryPicture(f"{file}/{name}", content)
                         yield sample_of(line, picture, file.parent)
         except (tarfile.TarError, OSError, EOFError):

@@ -321,8 +321,9 @@ def found_record(
     """How well the first of the found region_masks fits the truth; how well the fittest does
     ("reach"), and how many do ("chance": of any at random); and the whole picture."""
     real = truth[0]
-    target = case.extra.get("box") or box_around(real)
     height, width = real.shape
+    stated = case.extra.get("box")  # an Area
+    target = box_around(real) if stated is None else stated.on((height, width)).box
     share = float(real.sum()) / (height * width)
     whole = [box_iou(target, (0, 0, width, height)), share]
     found = [one for one in found if bool(one.any())]
