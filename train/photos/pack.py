@@ -1,0 +1,112 @@
+"""Put a trained photo model where `build("photos")` looks, in half precision.
+
+python -m train.photos.pack runs/photos/answers/checkpoint --images ../shared/data
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from adapters.build import locate, open_part
+from adapters.checkpoint import LORA, load_config, load_trained, verify, write_manifest
+from adapters.checkpoint import save_checkpoint as save
+from adapters.config import PartConfig, TokenizerConfig
+from adapters.files import whole_folder
+from adapters.hybrid import HybridVisionEncoder
+from adapters.registry import VISION_ENCODERS
+from qformer.assistant import Suggestions
+from qformer.contracts import Decoding, LoupeError
+from qformer.familiarity import Familiarity
+from train.data.draw import by_picture
+from train.data.readers import read
+from train.data.sample import Picture
+from train.data.source import DataConfig
+from train.features import Augment, CacheConfig, Sight
+
+DOMAIN = "photos of everyday things: people, animals, vehicles, food, clothes, sport"
+LANGUAGE = "package:smollm2-135m-instruct"
+TRUNK = "package:efficientnet-lite0"
+FAMILIAR_PICTURES = 2000
+SUGGESTIONS = Suggestions(
+    picture=("describe the photo", "what is in this photo?", "how many people are there?"),
+    region=("what is this?", "what colour is it?"),
+)
+DECODING = Decoding(max_new_tokens=32)
+
+
+def familiarity(
+    vision: HybridVisionEncoder, pictures: Sequence[Picture], cache: Path
+) -> Familiarity:
+    """What pictures like those of training look like to the encoder."""
+    sight = Sight(vision, CacheConfig(str(cache)), Augment(), trained=False)
+    known, batches = Familiarity(vision.width), []
+    for start in range(0, len(pictures), 50):
+        seen = [sight.look(one, None) for one in pictures[start : start + 50]]
+        sight.encode(seen)
+        with torch.no_grad():
+            batches.append(sight.embeds(sight.stack(seen)))
+    known.fit(batches)
+    return known
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Install a trained photo model.")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--texts", type=Path, default=Path("runs/photos/data/captions.jsonl"),
+                        help="a data set, whose pictures are the familiar ones")  # fmt: skip
+    parser.add_argument("--images", type=Path, required=True, help="where its pictures lie")
+    parser.add_argument("--cache", type=Path, default=Path("runs/features"))
+    parser.add_argument("--out", type=Path, default=Path("adapters/photos"))
+    arguments = parser.parse_args(argv)
+    folder, out = arguments.checkpoint, arguments.out
+    verify(folder)
+    config = load_config(folder)
+    bridge, heads = load_trained(folder, config)
+    vision = open_part(folder, VISION_ENCODERS, config.vision, torch.float32)
+    if not isinstance(vision, HybridVisionEncoder) or config.tokenizer is None:
+        raise LoupeError(f"{folder} is no photo model: its encoder is {config.vision.kind}")
+    tables = DataConfig("folder", str(arguments.texts), str(arguments.images))
+    drawn = by_picture(read(tables))[:FAMILIAR_PICTURES]
+    bridge.familiarity = familiarity(vision, [one for one, _ in drawn], arguments.cache)
+    bridge.config = dataclasses.replace(bridge.config, familiarity=True)
+    vision.model.config = dataclasses.replace(vision.model.config, trunk=TRUNK)
+    with whole_folder(out / "vision") as new:
+        vision.save(new)
+    words = locate(folder, config.tokenizer).folder
+    with whole_folder(out / "tokenizer") as new:
+        shutil.copytree(words, new, dirs_exist_ok=True)
+    segmenter = PartConfig("lite_sam", "../segmenter") if (out / "segmenter").is_dir() else None
+    config = dataclasses.replace(
+        config,
+        vision=PartConfig("hybrid", "../vision"),
+        language=PartConfig("decoder", LANGUAGE),
+        segmenter=segmenter,
+        tokenizer=TokenizerConfig("../tokenizer"),
+        bridge=bridge.config,
+        domain=DOMAIN,
+        decoding=DECODING,
+        suggestions=SUGGESTIONS,
+    )
+    save(out / "loupe", config, bridge, folder / LORA, torch.float16, heads)
+    halve(out / "loupe" / LORA / "adapter_model.safetensors")
+    write_manifest(out / "loupe")
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    print(f"installed: {out}, {size / 1e6:.1f} MB")
+    return 0
+
+
+def halve(file: Path) -> None:
+    """Store these weights in half precision."""
+    from safetensors.torch import load_file, save_file
+
+    save_file({name: value.half() for name, value in load_file(file).items()}, file)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
