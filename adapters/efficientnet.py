@@ -18,6 +18,10 @@ from torch import Tensor, nn
 from qformer.contracts import CheckpointError
 
 STRIDES = (1, 2, 2, 2, 1, 2, 1)  # of the first block of each stage; a stage has one output width
+LITE0 = (  # of each stage: blocks, kernel, widening inside a block, output width
+    (1, 3, 1, 16), (2, 3, 6, 24), (2, 5, 6, 40), (3, 3, 6, 80), (3, 5, 6, 112), (4, 5, 6, 192),
+    (1, 3, 6, 320),
+)  # fmt: skip
 NORM_EPS = 1e-3
 MEAN = (127 / 255,) * 3  # of values in [0, 1]
 STD = (128 / 255,) * 3
@@ -134,3 +138,28 @@ class EfficientNetLite(nn.Module):
     def logits(self, head: Tensor) -> Tensor:
         """(..., head width), averaged over an area -> logits of ImageNet's classes (..., 1000)."""
         return self.classifier(head)
+
+
+def lite0_state(device: str = "meta") -> dict[str, Tensor]:
+    """The names and shapes of Lite0's released weights, empty; to count and to plan."""
+    state: dict[str, Tensor] = {}
+
+    def conv(name: str, norm: str, out: int, width: int, kernel: int) -> None:
+        state[f"{name}.weight"] = torch.empty(out, width, kernel, kernel, device=device)
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            state[f"{norm}.{part}"] = torch.empty(out, device=device)
+
+    conv("_conv_stem", "_bn0", 32, 3, 3)
+    width, number = 32, 0
+    for blocks, kernel, widening, out in LITE0:
+        for _ in range(blocks):
+            block, inner = f"_blocks.{number}", width * widening
+            if widening > 1:
+                conv(f"{block}._expand_conv", f"{block}._bn0", inner, width, 1)
+            conv(f"{block}._depthwise_conv", f"{block}._bn1", inner, 1, kernel)
+            conv(f"{block}._project_conv", f"{block}._bn2", out, inner, 1)
+            width, number = out, number + 1
+    conv("_conv_head", "_bn1", 1280, width, 1)
+    state["_fc.weight"] = torch.empty(1000, 1280, device=device)
+    state["_fc.bias"] = torch.empty(1000, device=device)
+    return state

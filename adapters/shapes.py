@@ -14,9 +14,12 @@ import torch
 
 from adapters.build import locate
 from adapters.config import PartConfig
+from adapters.efficientnet import EfficientNetLite, lite0_state
 from adapters.folder import LANGUAGE_CLASSES
+from adapters.hybrid import MODEL_TYPE, HybridConfig, HybridVit
 from adapters.source import WHOLE_MODELS
 from adapters.vision import ARCHITECTURES
+from qformer.config import from_dict
 from qformer.contracts import CheckpointError
 
 
@@ -57,6 +60,14 @@ KNOWN: dict[str, dict[str, Any]] = {
     },
     "openai/clip-vit-large-patch14": tower("clip", 1024, 24, 16, 224, 14),
     "google/siglip2-large-patch16-256": tower("siglip", 1024, 24, 16, 256, 16),
+    "package:smollm2-135m-instruct": {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 49152,
+        "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+        "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True,
+        "max_position_embeddings": 8192,
+    },
+    # what train/photos/start.py makes
+    "runs/photos/start/vision": {"model_type": MODEL_TYPE, "trunk": "package:efficientnet-lite0"},
     # its vision encoder is EVA-g, cut as BLIP-2 cuts it; the defaults of Blip2VisionConfig
     "Salesforce/blip2-opt-2.7b": {
         "model_type": "blip-2", "vision_config": {}, "text_config": opt(2560, 32, 32)
@@ -85,6 +96,12 @@ def bare_vision(part: PartConfig) -> BareVision:
     import transformers
 
     settings = settings_of(part)
+    if settings.get("model_type") == MODEL_TYPE:
+        config = from_dict(HybridConfig, settings, part.path)
+        with torch.device("meta"):
+            hybrid = HybridVit(config, EfficientNetLite(lite0_state())).eval()
+        side = config.image_size
+        return BareVision(hybrid, (side, side), hybrid.positions.shape[0], config.hidden_size)
     if settings.get("model_type") not in ARCHITECTURES:
         raise CheckpointError(
             f"{part.path} is no vision encoder Loupe knows: {', '.join(ARCHITECTURES)}"

@@ -255,6 +255,8 @@ def refuse(recipe: Recipe, found: Plan, gpu: str, lengths: Lengths) -> None:
 def vision_cost(recipe: Recipe, vision: BareVision, count: int) -> Cost:
     trained = recipe.vision_trains
     vision.model.requires_grad_(trained)
+    if trunk := getattr(vision.model, "trunk", None):
+        trunk.requires_grad_(False)  # it never trains
     dtype = torch.float32 if trained else DTYPES[recipe.dtype]
     vision.model.to(dtype)
     put_inside(vision.model, recipe.lora_on("vision"))

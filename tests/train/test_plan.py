@@ -149,6 +149,7 @@ def test_known_shapes_have_the_published_sizes():
     sizes = {
         "facebook/opt-2.7b": 2.65e9, "facebook/opt-6.7b": 6.66e9, "google/flan-t5-xl": 2.85e9,
         "google/flan-t5-xxl": 11.1e9, "Qwen/Qwen3-1.7B": 1.72e9,
+        "package:smollm2-135m-instruct": 0.1345e9,
     }  # fmt: skip
     for path, size in sizes.items():
         model = bare_language(PartConfig("decoder", path), torch.bfloat16)
@@ -157,6 +158,7 @@ def test_known_shapes_have_the_published_sizes():
         "openai/clip-vit-large-patch14": (0.303e9, 257),
         "Salesforce/blip2-opt-2.7b": (0.986e9, 257),
         "google/siglip2-large-patch16-256": (0.316e9, 256),
+        "runs/photos/start/vision": (0.0071e9, 101),
     }  # fmt: skip
     for path, (size, tokens) in towers.items():
         found = bare_vision(PartConfig("hf", path))
