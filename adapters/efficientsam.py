@@ -24,7 +24,7 @@ INVALID, NEGATIVE, POINT, TOP_LEFT, BOTTOM_RIGHT = -1, 0, 1, 2, 3  # labels
 @dataclass(frozen=True)
 class EfficientSamConfig:
     """The released shapes: width 192 and 3 heads (Ti), 384 and 6 (S). positions: patches a side
-    in pretraining; channels: of the image embedding; upscaling: those of the two upscaling steps."""
+    in pretraining; channels: of the image embedding; upscaling: of the two upscaling steps."""
 
     image_size: int = 1024
     patch_size: int = 16

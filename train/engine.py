@@ -78,7 +78,7 @@ def share_of(accelerator) -> Share:
 
 
 def trained_quietly(device: torch.device):
-    """Choose plain attention on a CPU, where the fused backward pass costs several times as much."""
+    """Choose plain attention on a CPU, where the fused backward pass costs several times it."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
