@@ -10,7 +10,6 @@ manifest.json      SHA-256 of each file above and of the frozen parts in relativ
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from adapters import lora
 from adapters.config import CheckpointConfig
-from adapters.files import whole_folder
+from adapters.files import sha256, whole_folder
 from adapters.source import read_json
 from adapters.weights import check_fit
 from qformer.bridge import Bridge, BridgeConfig
@@ -210,8 +209,3 @@ def guarded(folder: Path, config: CheckpointConfig) -> list[str]:
 def is_relative(folder: Path, path: str) -> bool:
     """Whether a part's path is a folder relative to the checkpoint, rather than a hub id."""
     return not Path(path).is_absolute() and (path.startswith(".") or (folder / path).is_dir())
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

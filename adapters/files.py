@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,21 +29,36 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
 @contextmanager
 def whole_folder(folder: str | Path) -> Iterator[Path]:
     """Make a new folder to write into, which takes the place of `folder` once all is written and on
-    the disk itself."""
+    the disk itself. A killed writer leaves a hidden one beside, whose name begins with `folder`'s.
+    """
     folder = Path(folder).resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         new.chmod(0o755)
         yield new
-        for file in new.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
+        for path in [*(path for path in new.rglob("*") if path.is_file()), new]:
+            flush(path)
         old = new.with_name(new.name + ".old")
         if folder.exists():
             folder.rename(old)
         new.rename(folder)
+        flush(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Write a file or folder to the disk itself, not only to the system's memory."""
+    with suppress(PermissionError):  # some systems open no folders
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -2,17 +2,14 @@
 
     state/step-00000800/   module.pt optimizers.pt run.pt ... manifest.json
 
-A state is written into a temporary folder, flushed, and renamed. safetensors and torch both load
+A state is written whole (`whole_folder`). safetensors and torch both load
 most flipped bits without a word, hence the manifest.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from adapters.checkpoint import files_of, manifest_of
+from adapters.files import sha256, whole_folder
 from qformer.contracts import CheckpointError, LoupeError
 
 MANIFEST = "manifest.json"
@@ -52,32 +50,21 @@ def save(
     states = folder / "state"
     try:
         states.mkdir(parents=True, exist_ok=True)
-        for left in states.glob(".new-*"):  # of a killed writer
+        for left in states.glob(".*"):  # of a killed writer
             shutil.rmtree(left, ignore_errors=True)
-        new = Path(tempfile.mkdtemp(prefix=".new-", dir=states))
-    except OSError as error:
-        raise full(folder, error) from None
-    try:
-        for name, value in parts.items():
-            torch.save(value, new / f"{name}.pt")
-        if more is not None:
-            more(new)
-        files = {
-            path.relative_to(new).as_posix(): sha256(path)
-            for path in sorted(new.rglob("*"))
-            if path.is_file()
-        }
-        (new / MANIFEST).write_text(manifest_of(files, step=step))
-        for path in [*(p for p in new.rglob("*") if p.is_file()), new]:
-            flush(path)
-        target = states / name_of(step)
-        shutil.rmtree(target, ignore_errors=True)  # damaged, or it would have been resumed from
-        new.rename(target)
-        flush(states)
+        with whole_folder(states / name_of(step)) as new:
+            for name, value in parts.items():
+                torch.save(value, new / f"{name}.pt")
+            if more is not None:
+                more(new)
+            files = {
+                path.relative_to(new).as_posix(): sha256(path)
+                for path in sorted(new.rglob("*"))
+                if path.is_file()
+            }
+            (new / MANIFEST).write_text(manifest_of(files, step=step))
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
         raise full(folder, error) from None
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
     for old in steps_in(folder)[kept:]:
         shutil.rmtree(states / name_of(old), ignore_errors=True)
 
@@ -145,18 +132,3 @@ def load_trained(module: nn.Module, state: dict[str, Tensor]) -> None:
             "with the config it was made with"
         )
     module.load_state_dict(state, strict=False)
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def flush(path: Path) -> None:
-    """To the disk itself, not only to the system's memory."""
-    with contextlib.suppress(PermissionError):  # some systems open no folders
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
