@@ -10,6 +10,7 @@ manifest.json      SHA-256 of each file above and of the frozen parts in relativ
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
