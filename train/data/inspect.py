@@ -28,12 +28,17 @@ EXAMPLES = """examples:
   loupe data check coco-captions captions.json --images train2017 --page look.html
   loupe data check vqav2 questions.json --answers annotations.json --images train2014
   loupe data check my.toml --page look.html           all data of a recipe, worded as it says
+  loupe data photos --help                            public photo data as training data
 
 formats: """
 
 
 def main(argv: Sequence[str]) -> int:
     """Raises LoupeError for files that are missing or of another format."""
+    if list(argv[:1]) == ["photos"]:
+        from train.photos.prepare import main as photos
+
+        return photos(argv[1:])
     parser = Parser(
         prog="loupe data", description="Look at data before training on them.",
         epilog=EXAMPLES + ", ".join(READERS),
