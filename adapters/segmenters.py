@@ -18,6 +18,7 @@ import torch
 from adapters.folder import quiet, read_settings
 from adapters.registry import SEGMENTERS
 from adapters.segmenter_efficientsam import save_efficientsam
+from adapters.segmenter_lite import save_lite
 from adapters.segmenter_mobilesam import save_mobilesam
 from qformer.contracts import CheckpointError
 
@@ -134,6 +135,8 @@ def save_segmenter(segmenter: Any, folder: Path) -> None:
         save_efficientsam(segmenter.model, folder)
     elif segmenter.family == "mobilesam":
         save_mobilesam(segmenter.model, folder)
+    elif segmenter.family == "lite-sam":
+        save_lite(segmenter, folder)
     elif segmenter.family == "sam3":
         raise CheckpointError("a whole SAM 3 is not saved here: tune its tracker (sam3_tracker)")
     else:

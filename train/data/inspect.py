@@ -27,12 +27,17 @@ EXAMPLES = """examples:
   loupe data check coco-captions captions.json --images train2017 --page look.html
   loupe data check vqav2 questions.json --answers annotations.json --images train2014
   loupe data check my.toml --page look.html           all data of a recipe, worded as it says
+  loupe data masks --help                             masks of many forms as one COCO data set
 
 formats: """
 
 
 def main(argv: Sequence[str]) -> int:
     """Raises LoupeError for files that are missing or of another format."""
+    if list(argv[:1]) == ["masks"]:
+        from train.data.masks import main as masks
+
+        return masks(argv[1:])
     parser = argparse.ArgumentParser(
         prog="loupe data", description="Look at data before training on them.",
         epilog=EXAMPLES + ", ".join(READERS), formatter_class=argparse.RawDescriptionHelpFormatter,
