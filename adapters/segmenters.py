@@ -17,6 +17,7 @@ import torch
 from adapters.folder import quiet
 from adapters.registry import SEGMENTERS
 from adapters.segmenter_efficientsam import save_efficientsam
+from adapters.segmenter_lite import save_lite
 from adapters.segmenter_mobilesam import save_mobilesam
 from adapters.source import ModelSource
 from qformer.contracts import CheckpointError, hint
@@ -132,6 +133,8 @@ def save_segmenter(segmenter: Any, folder: Path) -> None:
         save_efficientsam(segmenter.model, folder)
     elif segmenter.family == "mobilesam":
         save_mobilesam(segmenter.model, folder)
+    elif segmenter.family == "lite-sam":
+        save_lite(segmenter, folder)
     elif segmenter.family == "sam3":
         raise CheckpointError("a whole SAM 3 is not saved here: tune its tracker (sam3_tracker)")
     else:

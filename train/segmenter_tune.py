@@ -1,9 +1,9 @@
-"""`loupe train segmenter`: tune a segmenter's decoder on masks in COCO form.
+"""`loupe train segmenter`: tune a segmenter's decoder on masks in COCO form, or train a small one.
 
-As SAM was trained (arXiv 2304.02643, appendix A): each mask is first asked for by a click or a
-loose box, then corrected by clicks where the answer was wrong, its logits fed back; focal and dice
-20:1, the predicted IoU by squared error, of an ambiguous click the best mask alone. The image
-encoder stays as it is, so a picture is encoded once.
+As SAM was trained (arXiv 2304.02643, appendix A): the masks of a picture are first asked for by
+clicks or by loose boxes, then corrected by clicks where the answer was wrong, the logits fed back;
+focal and dice 20:1, the predicted IoU by squared error, of an ambiguous click the best mask alone.
+The image encoder stays as it is, so a picture that is always seen the same way is encoded once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,113 +20,116 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adapters.coco import read_dataset
-from adapters.images import load_image
 from adapters.prompts import Prompts
+from adapters.segmenter import Embedding
+from adapters.segmenter_lite import LiteSamConfig, LiteSegmenter
 from adapters.segmenters import open_segmenter, save_segmenter
+from qformer.config import from_dict
 from qformer.console import Parser
-from qformer.contracts import ImageError, LoupeError, RegionError
-from train.data.coco import area_of, by_picture, picture_of, pictures_in
-from train.data.pictures import Gallery
-from train.data.sample import Area, Tally, lines_of
+from qformer.contracts import LoupeError
+from train.config import changed
+from train.data.sample import Tally, lines_of
 from train.embedded.segmenter import click_inside, click_losses, correcting_clicks, loose_box
+from train.engine import Share
 from train.loop import LoopConfig, fit
+from train.segmenter_data import SMALLEST, Pictured, Views, read_pictures, split
+from train.segmenter_score import measure
 
 KEPT = 64  # encoded pictures
-SMALLEST = 4  # places of the low resolution that a mask must cover to be learned from
+FROZEN = ("model.vision_enc", "model.image_enc", "model.trunk")
+NEW = "new:lite"
+NEW_LOOP = {"lr": 6e-4, "ema": 0.998}  # what it takes to start from nothing
 EXAMPLES = """The data set is COCO's form: what `loupe segment FOLDER --everything` writes as
-instances.json, corrected in the chat or not, or COCO's own annotations.
+instances.json, corrected in the chat or not, COCO's own annotations, or `loupe data masks`.
 
 examples:
   loupe train segmenter found/instances.json --images photos --from sam2.1-tiny --out runs/mine
+  loupe train segmenter masks.json --from new:lite --augment --steps 8000 --out runs/lite
   loupe chat --segmenter runs/mine/segmenter"""
 
 
 @dataclass(frozen=True)
-class Target:
-    """A mask to learn: the picture's file and the area of one thing."""
+class TuneConfig:
+    """loop.batch: pictures a step, each with up to `masks` masks, corrected up to `rounds` times.
+    augment: no view of a picture is like another."""
 
-    file: Path
-    area: Area
+    loop: LoopConfig
+    masks: int = 4
+    rounds: int = 3
+    augment: bool = False
 
-
-def targets(dataset: Path, images: Path, tally: Tally | None = None) -> list[Target]:
-    """Every annotation that is one thing (not a crowd); what cannot be read is counted in `tally`.
-    Raises LoupeError where there is none."""
-    tally = Tally() if tally is None else tally
-    held, gallery = read_dataset(dataset), Gallery(images)
-    pictures = pictures_in(held, tally)
-    areas = by_picture(
-        held,
-        pictures,
-        tally,
-        lambda one, image: (
-            area_of(one, image) if one.get("segmentation") and not one.get("iscrowd") else None
-        ),
-    )
-    found, missing = [], []
-    for id, here in areas.items():
-        with tally.row(f"image {id}"):
-            file = Path(picture_of(pictures[id], gallery).key)
-            found += [Target(file, area) for area in here if area is not None]
-            missing += [] if file.is_file() else [file]
-    if not found:
-        reasons = "; ".join(lines_of(tally)) or "segment some pictures first"
-        raise LoupeError(f"{dataset} holds no masks: {reasons}")
-    if missing:
-        raise LoupeError(
-            f"{len(missing)} of {len(areas)} pictures are not below {images}, {missing[0].name} the"
-            " first: say where with --images"
-        )
-    return found
+    def __post_init__(self) -> None:
+        if self.masks < 1 or self.rounds < 0:
+            raise LoupeError(f"masks={self.masks} must be above 0, rounds={self.rounds} not below")
 
 
 class TuneStage:
-    """A stage of train/loop.py. Each step takes `batch` masks, each under a prompt and `rounds`
-    corrections."""
+    """A stage of train/loop.py. held: pictures to measure on."""
 
-    def __init__(self, segmenter: Any, data: list[Target], batch: int, rounds: int = 2) -> None:
-        self.module, self.data, self.count, self.rounds = segmenter, data, batch, rounds
+    def __init__(
+        self,
+        segmenter: Any,
+        data: list[Pictured],
+        config: TuneConfig,
+        held: Sequence[Pictured] = (),
+    ) -> None:
+        self.module, self.config, self.held = segmenter, config, held
+        self.views = Views(data, config.masks, config.augment)
         self.side = segmenter.low_size
-        self._kept: OrderedDict[Path, Any] = OrderedDict()
+        self._kept: OrderedDict[Path, Embedding] = OrderedDict()
         for name, parameter in segmenter.named_parameters():
-            parameter.requires_grad_(not name.startswith(("model.vision_enc", "model.image_enc")))
+            parameter.requires_grad_(not name.startswith(FROZEN))
 
-    def encode(self, file: Path) -> Any:
-        """A picture's embedding, of those used last from memory."""
+    @torch.no_grad()
+    def look(self, pixels: Tensor) -> Embedding:
+        """What the frozen encoder says of a picture (H, W, 3), the neck's part still to come. In
+        bfloat16 where the processor has units for it: three times as fast, and off by less than
+        another view would be."""
+        module = self.module
+        values, scaled = module.preprocess(pixels.to(module.device))
+        fast = module.device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        with torch.autocast(module.device.type, torch.bfloat16, enabled=fast):
+            features = module.features(values[None].to(module.dtype))
+        features = tuple(one.to(module.dtype) for one in features)
+        return Embedding(features, (pixels.shape[0], pixels.shape[1]), scaled, "", "")
+
+    def encode(self, file: Path, pixels: np.ndarray) -> Embedding:
+        """A picture's features; of those used last from memory, if they are always the same."""
+        if self.config.augment:
+            return self.look(torch.from_numpy(pixels))
         if file not in self._kept:
-            self._kept[file] = self.module.encode(load_image(file).to(self.module.device))
+            self._kept[file] = self.look(torch.from_numpy(pixels))
         self._kept.move_to_end(file)
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)
         return self._kept[file]
 
-    def goal(self, target: Target, embedding: Any) -> Tensor:
+    def goal(self, region_mask: np.ndarray, embedding: Embedding) -> Tensor:
         """The mask in the decoder's frame, bool (side, side): as the picture lies in the input."""
-        region_mask = target.area.region_mask(embedding.size).float()
         shares = [kept / self.module.input_size for kept in embedding.scaled_size]
         rows, columns = (max(1, round(share * self.side)) for share in shares)
-        small = F.adaptive_avg_pool2d(region_mask[None], (rows, columns))[0] >= 0.5
+        values = torch.from_numpy(np.ascontiguousarray(region_mask)).float()
+        small = F.adaptive_avg_pool2d(values[None], (rows, columns))[0] >= 0.5
         return F.pad(small, (0, self.side - columns, 0, self.side - rows))
 
     def batch(
         self, rng: np.random.Generator, progress: float = 1.0, place: int = 0
     ) -> list[dict[str, Any]]:
+        """A row a picture: all its masks are asked for by clicks, or all by boxes."""
         rows: list[dict[str, Any]] = []
-        for _ in range(50 * self.count):
-            target = self.data[int(rng.integers(len(self.data)))]
-            try:
-                embedding = self.encode(target.file)
-                goal = self.goal(target, embedding)
-            except (ImageError, RegionError):
-                continue  # one bad file must not end the run
-            if goal.sum() < SMALLEST:
+        for _ in range(50 * self.config.loop.batch):
+            file, pixels, masks = self.views.draw(rng)
+            embedding = self.encode(file, pixels)
+            goals = [self.goal(mask, embedding) for mask in masks]
+            goals = [goal for goal in goals if goal.sum() >= SMALLEST]
+            if not goals:
                 continue
-            inside = goal.numpy()
-            row = {"embedding": embedding, "goal": goal, "click": click_inside(inside, rng)}
-            row["box"] = loose_box(inside, rng) if rng.random() < 0.5 else None
+            row: dict[str, Any] = {"embedding": embedding, "goals": torch.stack(goals)}
+            ask = loose_box if rng.random() < 0.4 else click_inside
+            row["asked"] = torch.tensor([ask(goal.numpy(), rng) for goal in goals])
+            row["rounds"] = int(rng.integers(self.config.rounds + 1))
             rows.append(row)
-            if len(rows) == self.count:
+            if len(rows) == self.config.loop.batch:
                 return rows
         raise LoupeError("no mask of the data set can be learned from: all are too small or broken")
 
@@ -141,74 +144,66 @@ class TuneStage:
         return {name: torch.stack(values).mean() for name, values in sums.items()}
 
     def interact(self, row: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
-        """Losses of an answer and of its corrections."""
-        device = self.module.device
-        goal = row["goal"].to(device)[None, None]
-        points = [] if row["box"] else [(*row["click"], 1)]
+        """Losses of the answers and of their corrections, all masks of a picture side by side."""
+        device, seen = self.module.device, row["embedding"]
+        seen = Embedding(self.module.merge(seen.features), seen.size, seen.scaled_size, "", "")
+        goals, asked = row["goals"].to(device), row["asked"].to(device)
+        boxes = asked if asked.shape[1] == 4 else None
+        clicks = asked.new_zeros(len(asked), 0, 3)  # x, y, label
+        if boxes is None:
+            clicks = torch.cat([asked, torch.ones_like(asked[:, :1])], 1)[:, None]
         logits, told = None, []
-        for _ in range(1 + self.rounds):
-            found, scores = self.ask(row["embedding"], points, row["box"], logits)
-            loss, misfit, chosen = click_losses(found[:, None], scores[:, None], goal)
+        for _ in range(1 + row["rounds"]):
+            found, scores = self.ask(seen, clicks, boxes, logits)
+            loss, misfit, chosen = click_losses(found[None], scores[None], goals[None])
             told.append((loss, misfit))
-            place, label = correcting_clicks(chosen, goal)
-            points = [*points, (*place[0, 0].tolist(), int(label))]
+            place, label = correcting_clicks(chosen, goals[None])
+            new = torch.cat([place[0].to(clicks), label[0, :, None].to(clicks)], 1)
+            clicks = torch.cat([clicks, new[:, None]], 1)
             if self.module.capabilities.logits:
-                logits = chosen[0].to(device)
+                logits = chosen[0]
             most = self.module.capabilities.max_points
-            if most is not None and len(points) + 2 * bool(row["box"]) > most:
+            if most is not None and clicks.shape[1] + 2 * (boxes is not None) > most:
                 break
         return told
 
-    def ask(self, embedding: Any, points: list, box: Any, logits: Tensor | None) -> Any:
-        """One prompt in the decoder's frame -> logits (1, m, side, side), scores (1, m)."""
-        device, scale = self.module.device, self.module.input_size / self.side
-        given = torch.tensor(points, dtype=torch.float32, device=device).reshape(1, -1, 3)
-        boxes = None if box is None else torch.tensor([box], dtype=torch.float32, device=device)
-        lone = len(points) == 1 and box is None and logits is None
+    def ask(
+        self, seen: Embedding, clicks: Tensor, boxes: Tensor | None, logits: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Prompts in the decoder's frame, clicks (n, k, 3) -> logits (n, m, side, side), (n, m)."""
+        scale = self.module.input_size / self.side
         prompts = Prompts(
-            given[..., :2] * scale if points else None,
-            given[..., 2].long() if points else None,
+            clicks[..., :2] * scale if clicks.shape[1] else None,
+            clicks[..., 2].long() if clicks.shape[1] else None,
             None if boxes is None else boxes * scale,
             logits,
-            several=lone,
+            several=clicks.shape[1] == 1 and boxes is None and logits is None,
         )
-        found, scores = self.module.decode(embedding, prompts)
+        found, scores = self.module.decode(seen, prompts)
         return found.float(), scores.float()
 
-    @torch.no_grad()
-    def measure(self, data: Sequence[Target], clicks: int = 3, seed: int = 0) -> dict[str, float]:
-        """The mean IoU in the decoder's frame after 1 and after `clicks` clicks, best mask by the
-        model's own score."""
-        rng, sums, count = np.random.default_rng(seed), {"1 click": 0.0, f"{clicks} clicks": 0.0}, 0
-        for target in data:
-            try:
-                embedding = self.encode(target.file)
-                goal = self.goal(target, embedding)
-            except (ImageError, RegionError):
-                continue
-            if goal.sum() < SMALLEST:
-                continue
-            points, logits, count = [(*click_inside(goal.numpy(), rng), 1)], None, count + 1
-            torch.manual_seed(seed + count)
-            for number in range(1, clicks + 1):
-                found, scores = self.ask(embedding, points, None, logits)
-                best = found[:, int(scores[0].argmax())]
-                inside = best[0].cpu() > 0
-                iou = float((inside & goal).sum() / (inside | goal).sum().clamp(min=1))
-                for name in sums:
-                    sums[name] += iou * (name.split()[0] == str(number))
-                place, label = correcting_clicks(best[None], goal[None, None].to(best.device))
-                points.append((*place[0, 0].tolist(), int(label)))
-                logits = best if self.module.capabilities.logits else None
-        return {name: round(total / max(1, count), 4) for name, total in sums.items()}
+    def evaluate(self, share: Share) -> dict[str, float]:
+        return measure(self.module, self.held)
+
+    def keep(self, folder: Path) -> None:
+        save_segmenter(self.module, folder)
 
 
-def split(data: list[Target], share: float) -> tuple[list[Target], list[Target]]:
-    """Masks to learn and masks to measure on; those of one picture stay together."""
-    files = sorted({target.file for target in data})
-    order = np.random.default_rng(0).permutation(len(files))
-    held = {files[i] for i in order[: int(share * len(files))]}
-    return [t for t in data if t.file not in held], [t for t in data if t.file in held]
+def opened(source: str, size: int | None, device: str) -> Any:
+    """The segmenter to train; size: pixels a side of a lite one, new or not."""
+    if source == NEW:
+        config = LiteSamConfig() if size is None else LiteSamConfig(image_size=size)
+        segmenter = LiteSegmenter.new(config)
+        segmenter.model.adopt(open_segmenter("embedded").model)
+        return LiteSegmenter(segmenter.model).to(device)  # with the positions it now has
+    segmenter = open_segmenter(source, device=device).to(device)
+    if size is not None:
+        if not isinstance(segmenter, LiteSegmenter):
+            raise LoupeError(f"--size goes with a lite segmenter, not with {segmenter.family}")
+        segmenter = segmenter.at(size).to(device)
+    if not segmenter.capabilities.points:
+        raise LoupeError(f"{segmenter.family} takes no clicks: tune another segmenter")
+    return segmenter
 
 
 def main(argv: Sequence[str]) -> int:
@@ -224,43 +219,54 @@ def main(argv: Sequence[str]) -> int:
         metavar="S",
         dest="source",
         default="auto",
-        help="a short name, folder or hub id (%(default)s)",
+        help=f"a short name, folder or hub id (%(default)s); {NEW}: an untrained one on the trunk "
+        "of an EfficientNet",
     )
+    parser.add_argument("--size", type=int, help="pixels a side of a lite one (its own; new: 512)")
     parser.add_argument("--out", metavar="FOLDER", type=Path, default=Path("runs/segmenter"),
                         help="run it again to resume (%(default)s)")  # fmt: skip
     parser.add_argument("--device", default="cpu", help="cpu, cuda (%(default)s)")
     parser.add_argument("--steps", type=int, default=2000, help="(%(default)s)")
-    parser.add_argument("--batch", type=int, default=8, help="masks a step (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=2, help="corrections of each (%(default)s)")
-    parser.add_argument("--lr", type=float, default=1e-4, help="peak rate (%(default)s)")
+    parser.add_argument("--batch", type=int, default=4, help="pictures a step (%(default)s)")
+    parser.add_argument("--masks", type=int, default=4, help="of each picture (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="corrections, at most (%(default)s)")
+    parser.add_argument("--lr", type=float, help=f"peak rate (1e-4; new: {NEW_LOOP['lr']:g})")
+    parser.add_argument("--augment", action="store_true", help="see each picture in ever new ways")
+    parser.add_argument("--set", action="append", default=[], metavar="A=B", dest="changes",
+                        help="a setting of the loop, as loop.ema=0.99; again for more")  # fmt: skip
     parser.add_argument("--hold", type=float, default=0.1,
                         help="share of the pictures to measure on (%(default)s)")  # fmt: skip
+    parser.add_argument("--measure", metavar="DATA.json", type=Path,
+                        help="measure on this data set instead")  # fmt: skip
     arguments = parser.parse_args(argv)
+    new = NEW_LOOP if arguments.source == NEW else {"lr": 1e-4}
+    loop = {"steps": arguments.steps, "batch": arguments.batch, **new}
+    loop["warmup"] = min(100, arguments.steps // 10)
+    if arguments.lr is not None:
+        loop["lr"] = arguments.lr
+    values: dict[str, Any] = {"loop": loop, "masks": arguments.masks, "rounds": arguments.rounds}
+    values["augment"] = arguments.augment
+    config = from_dict(TuneConfig, changed(values, arguments.changes), "--set")
     tally = Tally()
-    data = targets(arguments.data, arguments.images or arguments.data.parent, tally)
-    learned, held = split(data, arguments.hold)
-    segmenter = open_segmenter(arguments.source, device=arguments.device).to(arguments.device)
-    if not segmenter.capabilities.points:
-        raise LoupeError(f"{segmenter.family} takes no clicks: tune another segmenter")
-    stage = TuneStage(segmenter, learned, arguments.batch, arguments.rounds)
-    config = LoopConfig(
-        steps=arguments.steps,
-        batch=arguments.batch,
-        lr=arguments.lr,
-        warmup=min(100, arguments.steps // 10),
-    )
-    print(f"{len(learned)} masks to learn, {len(held)} to measure on", flush=True)
+    data = read_pictures(arguments.data, arguments.images or arguments.data.parent, tally)
+    if arguments.measure is None:
+        learned, held = split(data, arguments.hold)
+    else:
+        learned, held = data, read_pictures(arguments.measure, arguments.measure.parent, tally)
+    segmenter = opened(arguments.source, arguments.size, arguments.device)
+    stage = TuneStage(segmenter, learned, config, held)
+    told = [sum(len(one.areas) for one in some) for some in (learned, held)]
+    print(f"{told[0]} masks to learn, {told[1]} to measure on", flush=True)
     for line in lines_of(tally):
         print(f"left out: {line}", flush=True)
-    before = stage.measure(held[:200])
-    fit(stage, config, arguments.out, lambda line: print(line, flush=True))
+    before = measure(segmenter, held)
+    fit(stage, config.loop, arguments.out, lambda line: print(line, flush=True))
     folder = arguments.out / "segmenter"
     save_segmenter(segmenter, folder)
-    after = stage.measure(held[:200])
-    told = {"masks": len(held[:200]), "before": before, "after": after}
-    (arguments.out / "measured.json").write_text(json.dumps(told, indent=2) + "\n")
-    if held:
-        for name in before:
-            print(f"mean IoU at {name}: {before[name]:.3f} before, {after[name]:.3f} after")
+    after = measure(segmenter, held)
+    record = {"config": asdict(config), "before": before, "after": after}
+    (arguments.out / "measured.json").write_text(json.dumps(record, indent=2) + "\n")
+    for name in before:
+        print(f"mean IoU at {name}: {before[name]:.3f} before, {after[name]:.3f} after")
     print(f"saved: {folder}  (loupe chat --segmenter {folder})")
     return 0

@@ -29,6 +29,7 @@ EXAMPLES = """examples:
   loupe data check vqav2 questions.json --answers annotations.json --images train2014
   loupe data check my.toml --page look.html           all data of a recipe, worded as it says
   loupe data photos --help                            public photo data as training data
+  loupe data masks --help                             masks of many forms as one COCO data set
 
 formats: """
 
@@ -39,6 +40,10 @@ def main(argv: Sequence[str]) -> int:
         from train.photos.prepare import main as photos
 
         return photos(argv[1:])
+    if list(argv[:1]) == ["masks"]:
+        from train.data.masks import main as masks
+
+        return masks(argv[1:])
     parser = Parser(
         prog="loupe data", description="Look at data before training on them.",
         epilog=EXAMPLES + ", ".join(READERS),
