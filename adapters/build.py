@@ -11,7 +11,7 @@ from torch import nn
 from adapters import lavis, lora
 from adapters.checkpoint import CONFIG, LORA, is_relative, load_config, load_trained, verify
 from adapters.config import PartConfig, TokenizerConfig
-from adapters.folder import HERE, read_json, read_settings
+from adapters.folder import HERE, opening, read_json, read_settings
 from adapters.memory import Placement, Quantize
 from adapters.published import (
     PRESETS,
@@ -74,7 +74,8 @@ def build(
             "find use it"
         )
     if settings.get("model_type") in PUBLISHED:
-        parts = open_published(source, settings["model_type"], dtype, placement=placement)
+        with opening(source):
+            parts = open_published(source, settings["model_type"], dtype, placement=placement)
         assistant = published_assistant(parts, segmenter or default_name(device), dtype)
     elif "vision" in settings and isinstance(source, Path):
         assistant = open_checkpoint(source, segmenter, dtype, placement)
@@ -110,7 +111,8 @@ def build_ranker(
         words = tokenizer_of(source, config.tokenizer)
         return Ranker(encoder, bridge, stage1, words, config.bridge.end_id).to(device)
     if settings.get("model_type") == "blip-2" and settings.get("architectures") == [RETRIEVAL]:
-        return open_retrieval(source, dtype, placement=placement).to(device)
+        with opening(source):
+            return open_retrieval(source, dtype, placement=placement).to(device)
     raise CheckpointError(
         f"{model} compares no pictures with texts (it has no ITC and ITM heads): give a "
         f"{RETRIEVAL}, such as Salesforce/blip2-itm-vit-g"
@@ -167,7 +169,8 @@ def open_checkpoint(
         )
     language = open_part(folder, LANGUAGE_MODELS, config.language, dtype, placement)
     if config.lora:
-        lora.merge(language, folder / LORA)
+        with opening(folder / LORA):
+            lora.merge(language, folder / LORA)
     if segmenter is not None:
         segments = open_segmenter(segmenter, dtype)
     elif config.segmenter:
@@ -181,7 +184,9 @@ def open_checkpoint(
 
 def tokenizer_of(folder: Path, chosen: TokenizerConfig) -> Any:
     """The Q-Former's tokenizer that the config.json in `folder` names."""
-    return open_tokenizer(locate(folder, chosen.path), chosen.revision, chosen.subfolder)
+    source = locate(folder, chosen.path)
+    with opening(source):
+        return open_tokenizer(source, chosen.revision, chosen.subfolder)
 
 
 def open_part(
@@ -199,7 +204,9 @@ def open_part(
     options: dict[str, Any] = {**chosen.options}
     if placement is not None:
         options["placement"] = placement
-    return registry[chosen.kind](locate(folder, chosen.path), dtype, chosen.revision, **options)
+    source = locate(folder, chosen.path)
+    with opening(source):
+        return registry[chosen.kind](source, dtype, chosen.revision, **options)
 
 
 def locate(folder: Path, path: str) -> Source:

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -208,10 +208,10 @@ def files_of(manifest: Path) -> dict[str, str]:
     values = read_json(manifest)
     files, own = values.get("sha256"), values.pop("self", None)
     known = values.keys() <= {"step", "sha256"} and own in (None, _digest(values))
-    if known and isinstance(files, dict):
-        if all(isinstance(one, str) and SHA256.fullmatch(one) for one in files.values()):
-            return files
-    raise CheckpointError(f"{manifest} is damaged: copy the folder again")
+    digests = files.values() if known and isinstance(files, dict) else [None]
+    if not all(isinstance(one, str) and SHA256.fullmatch(one) for one in digests):
+        raise CheckpointError(f"{manifest} is damaged: copy the folder again")
+    return cast(dict[str, str], files)
 
 
 def verify(folder: Path) -> None:

@@ -54,9 +54,10 @@ class FolderSegmenter(PromptableSegmenter):
     def normalisation(cls, source: Source, revision: str | None = None) -> Normalisation:
         """What the folder says; the processors that wrote it may not be importable here."""
         try:
-            return Normalisation.open(source, revision)
+            settings = read_settings(source, "preprocessor_config.json", revision)
         except CheckpointError:
             return cls.normal
+        return Normalisation.of(settings, source)
 
     @property
     def low_size(self) -> int:

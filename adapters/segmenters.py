@@ -15,7 +15,7 @@ from urllib.request import getproxies
 
 import torch
 
-from adapters.folder import quiet, read_settings
+from adapters.folder import opening, quiet, read_settings
 from adapters.registry import SEGMENTERS
 from adapters.segmenter_efficientsam import save_efficientsam
 from adapters.segmenter_mobilesam import save_mobilesam
@@ -93,7 +93,8 @@ def open_segmenter(
     known = KNOWN.get(str(source))
     if known is not None and not Path(source).exists():
         options = {} if known.file is None else {"file": known.file}
-        return SEGMENTERS[known.kind](known.hub, dtype, **options)
+        with opening(known.hub):
+            return SEGMENTERS[known.kind](known.hub, dtype, **options)
     path = Path(source)
     if path.is_file():
         kind = RELEASES.get(path.name)
@@ -101,7 +102,8 @@ def open_segmenter(
             raise CheckpointError(
                 f"{path.name} is not a release's weight file; known: {', '.join(RELEASES)}"
             )
-        return SEGMENTERS[kind](path, dtype)
+        with opening(path):
+            return SEGMENTERS[kind](path, dtype)
     if not path.is_dir() and not HUB_ID.fullmatch(str(source)):
         close = difflib.get_close_matches(str(source), KNOWN, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
@@ -114,7 +116,8 @@ def open_segmenter(
         raise CheckpointError(
             f"{source} is a {kind!r} model; as segmenters these are known: {', '.join(SEGMENTERS)}"
         )
-    return SEGMENTERS[kind](source, dtype)
+    with opening(source):
+        return SEGMENTERS[kind](source, dtype)
 
 
 def kind_of(source: str | Path) -> str | None:
