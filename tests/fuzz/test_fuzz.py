@@ -41,18 +41,21 @@ SHARE = 1.2  # seconds of an area where no minutes are given
 SIZE = (40, 60)
 NOISE = torch.randint(0, 256, (*SIZE, 3), generator=torch.Generator().manual_seed(0)).byte()
 Area = Callable[[Random, Path], None]
-FOUND: dict[str, tuple[int, ...]] = {}
+FOUND: dict[str, tuple[int, ...]] = {  # and what was wrong then
+    "instances": (948, 1020),  # file names that no file can have
+    "checkpoints": (7, 9, 11),  # means and deviations that are no three numbers
+}
 CONFIGS = Path(__file__).parents[2] / "train" / "configs"
 
 
 def pictures(random: Random, folder: Path) -> None:
-    form, content = random.choice(wild.pictures(random))
+    form, content = wild.picture(random)
     (folder / f"a.{form}").write_bytes(wild.damaged(random, content))
     load_image(folder / f"a.{form}")
 
 
 def masks(random: Random, folder: Path) -> None:
-    _, content = random.choice(wild.pictures(random))
+    _, content = wild.picture(random)
     content = wild.damaged(random, content)
     try:
         size = load_image(content).shape[:2]
