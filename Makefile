@@ -10,12 +10,15 @@ ARGS ?=
 TEST_THREADS ?= 1
 # The files are shared out among so many processes: one for each core, 8 at most; 0 for none.
 TEST_PROCESSES ?= auto
+# How long `make fuzz` goes on, and the number of its first case.
+MINUTES ?= 10
+SEED ?= 100000
 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test check lint format types unit embedded benchmark setup setup-dev clean
+.PHONY: help demo test check lint format types unit fuzz embedded benchmark setup setup-dev clean
 .DEFAULT_GOAL := help
 
 help:  ## say what there is
@@ -46,6 +49,10 @@ unit: $(VENV)/.installed-dev  ## the tests alone (ARGS="-k region -x", ARGS="-m 
 	  || command -v google-chrome >/dev/null || { \
 	  echo; \
 	  echo "**** NO BROWSER HERE: the chat was not tested in one. Install chromium and run this again. ****"; }
+
+fuzz: $(VENV)/.installed-dev  ## feed it what is broken, at random (MINUTES=10 SEED=100000)
+	LOUPE_FUZZ_MINUTES=$(MINUTES) LOUPE_FUZZ_SEED=$(SEED) OMP_NUM_THREADS=$(TEST_THREADS) \
+	  $(BIN)/python -m pytest tests/fuzz -q -s $(ARGS)
 
 embedded: $(VENV)/.installed-dev  ## retrain the embedded default from its seed; resumes when killed
 	$(BIN)/loupe train embedded $(ARGS)

@@ -13,7 +13,7 @@ from adapters import lavis, lora
 from adapters.checkpoint import CONFIG, LORA, is_relative, load_config, load_trained, verify
 from adapters.config import PartConfig, TokenizerConfig
 from adapters.defaults import check_parts, default_model, default_named, folder_of
-from adapters.folder import HERE
+from adapters.folder import HERE, opening
 from adapters.memory import Placement, Quantize
 from adapters.packages import PREFIX, locate_package
 from adapters.published import (
@@ -84,7 +84,8 @@ def build(
             "find use it"
         )
     if settings.get("model_type") in PUBLISHED:
-        parts = open_published(source, settings["model_type"], dtype, placement=placement)
+        with opening(source):
+            parts = open_published(source, settings["model_type"], dtype, placement=placement)
         assistant = published_assistant(parts, segmenter or default_name(device), dtype)
     elif "vision" in settings and source.is_folder:
         assistant = open_checkpoint(source.folder, segmenter, dtype, placement)
@@ -122,7 +123,8 @@ def build_ranker(
         words = tokenizer_of(folder, config.tokenizer)
         return Ranker(encoder, bridge, stage1, words, config.bridge.end_id).to(device)
     if settings.get("model_type") == "blip-2" and settings.get("architectures") == [RETRIEVAL]:
-        return open_retrieval(source, dtype, placement=placement).to(device)
+        with opening(source):
+            return open_retrieval(source, dtype, placement=placement).to(device)
     raise CheckpointError(
         f"{model} compares no pictures with texts (it has no ITC and ITM heads): give a "
         f"{RETRIEVAL}, such as Salesforce/blip2-itm-vit-g"
@@ -182,7 +184,8 @@ def open_checkpoint(
         )
     language = open_part(folder, LANGUAGE_MODELS, config.language, dtype, placement)
     if config.lora:
-        lora.merge(language, folder / LORA)
+        with opening(folder / LORA):
+            lora.merge(language, folder / LORA)
     if segmenter is not None:
         segments = open_segmenter(segmenter, dtype)
     elif config.segmenter:
@@ -212,7 +215,9 @@ def own_segmenter(
 
 def tokenizer_of(folder: Path, chosen: TokenizerConfig) -> Any:
     """The Q-Former's tokenizer that the config.json in `folder` names."""
-    return open_tokenizer(locate(folder, chosen), chosen.subfolder)
+    source = locate(folder, chosen)
+    with opening(source):
+        return open_tokenizer(source, chosen.subfolder)
 
 
 def open_part(
@@ -230,7 +235,9 @@ def open_part(
     options: dict[str, Any] = {**chosen.options}
     if placement is not None:
         options["placement"] = placement
-    return registry[chosen.kind](locate(folder, chosen), dtype, **options)
+    source = locate(folder, chosen)
+    with opening(source):
+        return registry[chosen.kind](source, dtype, **options)
 
 
 def locate(folder: Path, part: PartConfig | TokenizerConfig) -> ModelSource:

@@ -52,9 +52,10 @@ class FolderSegmenter(PromptableSegmenter):
     def normalisation(cls, source: Source) -> Normalisation:
         """What the folder says; the processors that wrote it may not be importable here."""
         try:
-            return Normalisation.open(source)
+            settings = ModelSource.of(source).settings("preprocessor_config.json")
         except CheckpointError:
             return cls.normal
+        return Normalisation.of(settings, source)
 
     @property
     def low_size(self) -> int:

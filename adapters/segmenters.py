@@ -14,7 +14,7 @@ from urllib.request import getproxies
 
 import torch
 
-from adapters.folder import quiet
+from adapters.folder import opening, quiet
 from adapters.registry import SEGMENTERS
 from adapters.segmenter_efficientsam import save_efficientsam
 from adapters.segmenter_lite import save_lite
@@ -96,7 +96,8 @@ def open_segmenter(
     known = KNOWN.get(str(source))
     if known is not None and not Path(source).exists():
         options = {} if known.file is None else {"file": known.file}
-        return SEGMENTERS[known.kind](known.hub, dtype, **options)
+        with opening(known.hub):
+            return SEGMENTERS[known.kind](known.hub, dtype, **options)
     path = Path(source)
     if path.is_file():
         kind = RELEASES.get(path.name)
@@ -104,7 +105,8 @@ def open_segmenter(
             raise CheckpointError(
                 f"{path.name} is not a release's weight file; known: {', '.join(RELEASES)}"
             )
-        return SEGMENTERS[kind](path, dtype)
+        with opening(path):
+            return SEGMENTERS[kind](path, dtype)
     if not path.is_dir() and not HUB_ID.fullmatch(str(source)):
         otherwise = "give a short name (loupe segmenters lists them), a folder or a hub id"
         raise CheckpointError(f"there is no segmenter {source}: {hint(source, KNOWN, otherwise)}")
@@ -113,7 +115,8 @@ def open_segmenter(
         raise CheckpointError(
             f"{source} is a {kind!r} model; as segmenters these are known: {', '.join(SEGMENTERS)}"
         )
-    return SEGMENTERS[kind](source, dtype)
+    with opening(source):
+        return SEGMENTERS[kind](source, dtype)
 
 
 def kind_of(source: str | Path) -> str | None:

@@ -105,7 +105,7 @@ def not_here(source: Source) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from `path`. Raises CheckpointError if it is missing or is not one."""
     try:
-        values = texts.read_json(path)
+        values = texts.read_json(path, strict=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: copy the whole folder again") from None
     except (OSError, ValueError):

@@ -56,25 +56,65 @@ class Normalisation:
     @classmethod
     def of(cls, settings: dict[str, Any], source: Source) -> Self:
         """settings: of that file. source: what an error names."""
-        try:
-            mean, std = settings["image_mean"], settings["image_std"]
-        except KeyError as key:
-            raise CheckpointError(
-                f"preprocessor_config.json of {source} lacks {key}: copy the folder again"
-            ) from None
+        mean = _channels(settings, "image_mean", source)
+        std = _channels(settings, "image_std", source)
+        if min(std) <= 0:
+            raise CheckpointError(f"image_std={std} of {source} must be above 0")
+        factor = _number(settings, "rescale_factor", 1 / 255, source)
+        if factor <= 0:
+            raise CheckpointError(f"rescale_factor={factor} of {source} must be above 0")
+        gain = 255 * (factor if _flag(settings, "do_rescale", True, source) else 1.0)
+        shift = 0.0
+        again = (1.0, 1.0, 1.0)
         if "rescale_offset" in settings:  # an EfficientNet's: other values than [0, 1], twice
-            gain = 255 * settings.get("rescale_factor", 1 / 255)
-            shift = 1.0 if settings["rescale_offset"] else 0.0
-            again = std if settings.get("include_top", True) else [1.0] * 3
-            mean = [(one + shift) / gain for one in mean]
-            std = [one * other / gain for one, other in zip(std, again, strict=True)]
-        resample = {2: "bilinear", 3: "bicubic"}.get(settings.get("resample", 3))  # PIL's numbers
+            shift = 1.0 if _flag(settings, "rescale_offset", True, source) else 0.0
+            again = std if _flag(settings, "include_top", True, source) else again
+        if not _flag(settings, "do_normalize", True, source):
+            mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        if (gain, shift, again) != (1.0, 0.0, (1.0, 1.0, 1.0)):
+            red, green, blue = ((one + shift) / gain for one in mean)
+            mean = (red, green, blue)
+            red, green, blue = (one * other / gain for one, other in zip(std, again, strict=True))
+            std = (red, green, blue)
+        number = _number(settings, "resample", 3, source)
+        resample = {2: "bilinear", 3: "bicubic"}.get(int(number))  # PIL's numbers
         if resample is None:
             raise CheckpointError(
-                f"preprocessor_config.json of {source} asks for resample="
-                f"{settings['resample']}; 2 (bilinear) and 3 (bicubic) are known"
+                f"preprocessor_config.json of {source} asks for resample={number:g}; 2 (bilinear)"
+                " and 3 (bicubic) are known"
             )
-        return cls(tuple(mean), tuple(std), resample)
+        return cls(mean, std, resample)
+
+
+Channels = tuple[float, float, float]
+
+
+def _channels(settings: dict[str, Any], name: str, source: Source) -> Channels:
+    """A number for each colour. Raises CheckpointError."""
+    values = settings.get(name)
+    if values is None:
+        raise CheckpointError(
+            f"preprocessor_config.json of {source} lacks {name!r}: copy the folder again"
+        )
+    if not isinstance(values, list | tuple) or len(values) != 3:
+        raise CheckpointError(f"{name}={values!r:.60} of {source}: expected three numbers")
+    red, green, blue = (_number({name: one}, name, 0.0, source) for one in values)
+    return red, green, blue
+
+
+def _number(settings: dict[str, Any], name: str, usual: float, source: Source) -> float:
+    """A finite number; `usual` where it is not told. Raises CheckpointError."""
+    value = settings.get(name, usual)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e6:
+        raise CheckpointError(f"{name}={value!r:.60} of {source}: expected a number")
+    return float(value)
+
+
+def _flag(settings: dict[str, Any], name: str, usual: bool, source: Source) -> bool:
+    value = settings.get(name, usual)
+    if value is not None and not isinstance(value, bool):
+        raise CheckpointError(f"{name}={value!r:.60} of {source}: expected true or false")
+    return usual if value is None else value
 
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear")

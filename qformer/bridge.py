@@ -45,8 +45,12 @@ class BridgeConfig:
                 f"max_instruction={self.max_instruction} must lie between 2 and"
                 f" max_positions={self.qformer.max_positions}"
             )
-        if self.image_norm_eps <= 0:
-            raise LoupeError(f"image_norm_eps={self.image_norm_eps} must be positive")
+        if not 0 < self.image_norm_eps < 1:
+            raise LoupeError(f"image_norm_eps={self.image_norm_eps} must lie between 0 and 1")
+        if self.end_id is not None and not 0 <= self.end_id < max(1, self.qformer.vocab_size):
+            raise LoupeError(
+                f"end_id={self.end_id} is outside vocab_size={self.qformer.vocab_size}"
+            )
 
 
 @dataclass

@@ -58,6 +58,8 @@ class QFormerConfig:
                 f"hidden_size={self.hidden_size} is not a multiple of num_heads={self.num_heads};"
                 " change one"
             )
+        if not 0 < self.layer_norm_eps < 1:
+            raise LoupeError(f"layer_norm_eps={self.layer_norm_eps} must lie between 0 and 1")
         if not 0 <= self.dropout < 1:
             raise LoupeError(f"dropout={self.dropout} must lie in [0, 1)")
         if self.vocab_size < 0:
@@ -86,7 +88,7 @@ def from_dict(cls: type[Config], values: Mapping[str, Any], where: str = "") -> 
     known one), a missing key or a value of another type.
     """
     if not isinstance(values, Mapping):
-        raise LoupeError(f"{where or cls.__name__}: expected a table, got {values!r}")
+        raise LoupeError(f"{where or cls.__name__}: expected a table, got {values!r:.60}")
     prefix = f"{where}." if where else ""
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
@@ -120,20 +122,28 @@ def _read(hint: Any, value: Any, where: str) -> Any:
             return value
         return from_dict(hint, value, where)  # type: ignore[arg-type]
     if origin is typing.Literal:
-        if value not in typing.get_args(hint):
+        if not isinstance(value, str | int | float) or value not in typing.get_args(hint):
             raise LoupeError(f"{where}={value!r}: choose one of {typing.get_args(hint)}")
         return value
     kind = origin or hint
     if kind is tuple and isinstance(value, list | tuple):
         each = typing.get_args(hint)
         if len(each) == 2 and each[1] is Ellipsis:
-            return tuple(_read(each[0], one, f"{where}[{n}]") for n, one in enumerate(value))
-        return tuple(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            each = each[:1] * len(value)
+        if each and len(each) != len(value):
+            raise LoupeError(f"{where} has {len(value)} values: expected {len(each)}")
+        kinds = each or (typing.Any,) * len(value)
+        return tuple(
+            _read(kind, one, f"{where}[{n}]")
+            for n, (kind, one) in enumerate(zip(kinds, value, strict=True))
+        )
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not abs(value) < 1e300:  # nor is NaN
+            raise LoupeError(f"{where} is no finite number: change it")
         return float(value)
     if not isinstance(kind, type):  # Any
         return value
     # bool is an int to Python, never to a reader
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise LoupeError(f"{where}={value!r}: expected {kind.__name__}")
+        raise LoupeError(f"{where}={value!r:.60}: expected {kind.__name__}")
     return value

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -220,6 +221,12 @@ def test_a_file_is_read_in_one_sitting():
         if path.suffix == ".py" and (lines := len(path.read_text().splitlines())) >= LONGEST_FILE
     }
     assert not long, f"split these, they have {LONGEST_FILE} lines or more: {long}"
+
+
+def test_each_test_file_has_a_name_of_its_own():
+    """The folders are no packages: two modules of one name cannot be collected together."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert not [name for name, count in names.items() if count > 1]
 
 
 def test_no_file_names_a_machine_or_a_registry():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,10 @@ from adapters.images import load_image
 from qformer.contracts import ImageError, LoupeError, RegionError
 from train.data.coco import area_of, by_picture, picture_of, pictures_in
 from train.data.pictures import Gallery
-from train.data.sample import Area, Tally, lines_of
+from train.data.sample import Area, BadSampleError, Tally, lines_of
 
 SMALLEST = 4  # places of the low resolution that a mask must cover to be learned from
+LARGEST = 1e9  # pixels of a thing
 CROPPED, PASTED, LIT, GREY = 0.6, 0.35, 0.8, 0.05  # how often a view is so changed
 
 
@@ -56,7 +58,7 @@ def read_pictures(file: Path, images: Path, tally: Tally | None = None) -> list[
             if here := [one for one in things.get(id, ()) if one is not None]:
                 path = Path(picture_of(image, gallery).key)
                 areas, covers = zip(*here, strict=True)
-                found.append(Pictured(path, areas, covers, float(image.get("weight", 1.0))))
+                found.append(Pictured(path, areas, covers, weight_of(image)))
                 missing += [] if path.is_file() else [path]
     if not found:
         reasons = "; ".join(lines_of(tally)) or "segment some pictures first"
@@ -73,7 +75,15 @@ def thing_of(annotation: Mapping[str, Any], image: Mapping[str, Any]) -> tuple[A
     """The area of one thing and the pixels it covers; None for a crowd, or what has no mask."""
     if annotation.get("iscrowd") or not annotation.get("segmentation"):
         return None
-    return area_of(annotation, image), max(1.0, float(annotation.get("area", 1.0)))
+    covers = float(annotation.get("area", 1.0))
+    return area_of(annotation, image), max(1.0, min(covers, LARGEST))
+
+
+def weight_of(image: Mapping[str, Any]) -> float:
+    weight = float(image.get("weight", 1.0))
+    if not 0 < weight < math.inf:
+        raise BadSampleError("a picture's weight is not above 0")
+    return weight
 
 
 def split(data: list[Pictured], share: float) -> tuple[list[Pictured], list[Pictured]]:

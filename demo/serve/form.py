@@ -6,7 +6,6 @@ No model and no network here. What a request asks for and cannot get is refused,
 from __future__ import annotations
 
 import json
-import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -130,7 +129,7 @@ def _wanted(body: dict, limits: Limits) -> dict:
             wanted["max_new_tokens"] = min(most, limits.tokens)
     warmth = _of(body, "temperature", (int, float), None)
     if warmth is not None:
-        if not (math.isfinite(warmth) and 0 <= warmth <= 2):
+        if not 0 <= warmth <= 2:  # nor is NaN
             raise RequestError(f"temperature={warmth} must lie between 0 and 2", "temperature")
         wanted["temperature"] = float(warmth)
     return wanted

@@ -231,6 +231,8 @@ class Tally:
             raise
         except KeyError as key:
             self.add(f"{key} is missing", place)
+        except OSError:
+            self.add("a file has a name that no file can have", place)
         except (TypeError, ValueError, IndexError, AttributeError, ArithmeticError):
             self.add("it is not written as its format says", place)
 

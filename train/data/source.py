@@ -43,7 +43,11 @@ class DataConfig:
     def holds(self, picture: str) -> bool:
         """Whether a picture, by its key, is of this `part`. The folder it lies in plays no role."""
         start, stop = self.part
-        return start <= zlib.crc32(PurePath(picture).name.encode()) / 2**32 < stop
+        return (
+            start
+            <= zlib.crc32(PurePath(picture).name.encode(errors="surrogatepass")) / 2**32
+            < stop
+        )
 
     @property
     def file(self) -> Path:
