@@ -52,8 +52,8 @@ def read_aokvqa(config: DataConfig, tally: Tally) -> Iterator[Sample]:
                 continue
             choices = tuple(question.get("choices", ()))
             said = commonest_first(question.get("direct_answers", []))
-            extra = {}
-            if "correct_choice_idx" in question:
+            extra = {"difficult": bool(question.get("difficult_direct_answer"))}
+            if question.get("correct_choice_idx") is not None:
                 extra["right_choice"] = choices[question["correct_choice_idx"]]
             number = f"{question['image_id']:012d}.jpg"
             yield Sample(
@@ -148,7 +148,8 @@ def read_nlvr(config: DataConfig, tally: Tally) -> Iterator[Sample]:
                 f"{line['directory']}/{part}-{name}-{permutation}.png" for permutation in range(6)
             ]
             turns = (statement(line["sentence"], truth(line["label"])),)
-            extra = {"label": truth(line["label"]), "identifier": name}
+            # 1572-0: the first of the pictures that one sentence was written for
+            extra = {"label": truth(line["label"]), "identifier": name.split("-")[0]}
             for permutation, image in enumerate(names):
                 picture = gallery[image]
                 yield Sample(f"{name}-{permutation}", picture, turns, extra=extra)

@@ -54,6 +54,7 @@ def region_captions(samples: Iterable[Sample]) -> Iterator[Case]:
 
 
 _CAPTIONS = {
+    "keys": ("image_id", "caption"),
     "rule": COCO_SCORER,
     "score": scoring.caption_scores,
     "preset": "caption",
@@ -91,21 +92,24 @@ TASKS: dict[str, Task] = {
         "allenai/aokvqa's: exact text, three of ten people make it right; questions it calls "
         "difficult are left out",
         "a-okvqa", scoring.direct_scores, cases=easy_enough, asked="A-OKVQA",
+        keys=("question_id", "direct_answer"),
     ),
     "aokvqa-choice": Task(
         "A-OKVQA, the likeliest of four choices",
         "accuracy; choices are ranked by the sum of their tokens' log-likelihoods, as in LAVIS",
         "a-okvqa", scoring.choice_scores, cases=choices_shown, ways=("choose", "write"),
-        asked="A-OKVQA",
+        asked="A-OKVQA", keys=("question_id", "multiple_choice"),
     ),
     "gqa": Task(
         "questions about scene graphs",
-        "exact text after cleaning, as LAVIS does; GQA's own script does not clean",
-        "gqa", scoring.exact_scores, strata=lambda case: case.extra.get("type"),
+        "exact text after cleaning, as LAVIS does; by GQA's own script, uncleaned, beside it",
+        "gqa", scoring.gqa_scores, strata=lambda case: case.extra.get("type"),
+        keys=("questionId", "prediction"),
     ),
     "pope": Task(
         "is there such an object in the picture?", "POPE's reading of a free answer as yes or no",
         "pope", scoring.yes_no_scores, asked="POPE", closed=True, strata=by_set,
+        verbatim=True,
     ),
     "vsr": Task(
         "is a spatial statement true?",
@@ -171,7 +175,7 @@ TASKS: dict[str, Task] = {
     "region-pope": Task(
         '"is this a dog?", as many yes as no, neighbours as negatives',
         "POPE's reading of a free answer as yes or no", "coco-instances", scoring.yes_no_scores,
-        cases=regions.pope_cases, regions=True, closed=True,
+        cases=regions.pope_cases, regions=True, closed=True, verbatim=True,
         strata=lambda case: "neighbour touches" if case.extra["overlap"] else "neighbour apart",
     ),
     "gar-bench": Task(
