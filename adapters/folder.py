@@ -16,6 +16,7 @@ from adapters.weights import Source, WeightFiles, not_here
 from qformer.contracts import CheckpointError
 
 HERE = Placement()
+PROCESSOR, IMAGE_PROCESSOR = "processor_config.json", "preprocessor_config.json"
 # model_types of whole models, which hold a `vision_model` and perhaps a `language_model`
 WHOLE = ("blip-2", "instructblip")
 LANGUAGE_CLASSES = {  # of the language models in them
@@ -44,18 +45,54 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_settings(source: Source, name: str, revision: str | None = None) -> dict[str, Any]:
-    """One JSON file (config.json, preprocessor_config.json) of a folder or hub id."""
+    """One JSON file (config.json, tokenizer_config.json) of a folder or hub id."""
     if is_folder(source):
         return read_json(Path(source) / name)
+    path = file_of(source, name, revision)
+    if path is None:
+        raise CheckpointError(not_here(source))
+    return read_json(path)
+
+
+def file_of(source: Source, name: str, revision: str | None = None) -> Path | None:
+    """Where a file of a folder or hub id lies; None where there is none."""
+    if is_folder(source):
+        path = Path(source) / name
+        return path if path.exists() else None
     from transformers.utils import cached_file
 
     try:
-        path = cached_file(str(source), name, revision=revision)
+        found = cached_file(str(source), name, revision=revision)
     except (OSError, ValueError):
-        path = None
-    if path is None:
-        raise CheckpointError(not_here(source))
-    return read_json(Path(path))
+        return None
+    return None if found is None else Path(found)
+
+
+def read_image_processor(source: Source, revision: str | None = None) -> dict[str, Any]:
+    """As `find_image_processor`. Raises CheckpointError where a folder or hub id does not say."""
+    settings = find_image_processor(source, revision)
+    if settings is None:
+        raise CheckpointError(
+            f"{source} has neither {IMAGE_PROCESSOR} nor pictures' settings in {PROCESSOR}: copy"
+            " the whole folder again"
+        )
+    return settings
+
+
+def find_image_processor(source: Source, revision: str | None = None) -> dict[str, Any] | None:
+    """How a folder or hub id wants its pictures; None where it does not say.
+
+    As transformers' get_image_processor_dict finds it: in processor_config.json, where version 5
+    writes it, else in preprocessor_config.json.
+    """
+    whole = file_of(source, PROCESSOR, revision)
+    nested = None if whole is None else read_json(whole).get("image_processor")
+    if nested is not None:
+        if not isinstance(nested, dict):
+            raise CheckpointError(f'"image_processor" in {whole} is not an object: copy it again')
+        return nested
+    alone = file_of(source, IMAGE_PROCESSOR, revision)
+    return None if alone is None else read_json(alone)
 
 
 def revision_of(source: str) -> str:

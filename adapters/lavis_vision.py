@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adapters.folder import listed, quiet, read_settings
+from adapters.folder import listed, quiet, read_image_processor, read_settings
 from adapters.vision import HuggingFaceVisionEncoder, Normalisation
 from adapters.weights import Source
 from qformer.contracts import CheckpointError
@@ -96,7 +96,7 @@ def loose_vision(file: Path, visual: dict[str, Tensor], vision: Source | None) -
         named = named.get("vision_config", named)
         kept = ("num_attention_heads", "hidden_act", "layer_norm_eps")
         config |= {key: named[key] for key in kept if key in named}
-        return Loose(weights, config, read_settings(vision, "preprocessor_config.json"))
+        return Loose(weights, config, read_image_processor(vision))
     return Loose(weights, config, PREPROCESSOR | {"size": {"height": side, "width": side}})
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from adapters.folder import open_model, read_settings
+from adapters.folder import find_image_processor, open_model, read_settings
 from adapters.prompts import Prompts
 from adapters.segmenter import Embedding, PromptableSegmenter
 from adapters.vision import IMAGENET, Normalisation
@@ -53,10 +53,8 @@ class FolderSegmenter(PromptableSegmenter):
     @classmethod
     def normalisation(cls, source: Source, revision: str | None = None) -> Normalisation:
         """What the folder says; the processors that wrote it may not be importable here."""
-        try:
-            return Normalisation.open(source, revision)
-        except CheckpointError:
-            return cls.normal
+        settings = find_image_processor(source, revision)
+        return cls.normal if settings is None else Normalisation.of(settings, source)
 
     @property
     def low_size(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adapters.folder import HERE, open_model, read_settings
+from adapters.folder import HERE, open_model, read_image_processor, read_settings
 from adapters.frozen import Frozen
 from adapters.memory import Placement
 from adapters.weights import Source
@@ -46,38 +47,57 @@ ALIGN_STRIDE = 32  # pixels a cell of its last map
 
 @dataclass(frozen=True)
 class Normalisation:
-    """What preprocessor_config.json says: channel means and deviations of values in [0, 1]."""
+    """How a model wants its pictures: channel means and deviations of values in [0, 1]."""
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     resample: str = "bicubic"  # or "bilinear"
 
     @classmethod
     def open(cls, source: Source, revision: str | None = None) -> Self:
-        return cls.of(read_settings(source, "preprocessor_config.json", revision), source)
+        return cls.of(read_image_processor(source, revision), source)
 
     @classmethod
     def of(cls, settings: dict[str, Any], source: Source) -> Self:
-        """settings: of that file. source: what an error names."""
-        try:
-            mean, std = settings["image_mean"], settings["image_std"]
-        except KeyError as key:
-            raise CheckpointError(
-                f"preprocessor_config.json of {source} lacks {key}: copy the folder again"
-            ) from None
-        if "rescale_offset" in settings:  # an EfficientNet's: other values than [0, 1], twice
-            gain = 255 * settings.get("rescale_factor", 1 / 255)
+        """settings: of a transformers image processor. source: what an error names."""
+        mean: tuple[float, ...] = (0.0,) * 3
+        std: tuple[float, ...] = (1.0,) * 3
+        if settings.get("do_normalize", True):
+            mean, std = (
+                cls._channels(settings, key, source) for key in ("image_mean", "image_std")
+            )
+        # transformers normalises pixels times a factor; here it is pixels / 255.
+        factor = settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1
+        gain = 255 * factor
+        again: tuple[float, ...] = (1.0,) * 3
+        shift = 0.0
+        if "rescale_offset" in settings:  # an EfficientNet's: in [-1, 1], and divided twice
             shift = 1.0 if settings["rescale_offset"] else 0.0
-            again = std if settings.get("include_top", True) else [1.0] * 3
-            mean = [(one + shift) / gain for one in mean]
-            std = [one * other / gain for one, other in zip(std, again, strict=True)]
-        resample = {2: "bilinear", 3: "bicubic"}.get(settings.get("resample", 3))  # PIL's numbers
+            again = std if settings.get("include_top", True) else again
+        mean = tuple((one + shift) / gain for one in mean)
+        std = tuple(one * other / gain for one, other in zip(std, again, strict=True))
+        number = settings.get("resample", 3)
+        resample = {2: "bilinear", 3: "bicubic"}.get(number)  # PIL's numbers
         if resample is None:
             raise CheckpointError(
-                f"preprocessor_config.json of {source} asks for resample="
-                f"{settings['resample']}; 2 (bilinear) and 3 (bicubic) are known"
+                f"{source} asks for pictures with resample={number}; 2 (bilinear) and 3 (bicubic)"
+                " are known"
             )
-        return cls(tuple(mean), tuple(std), resample)
+        return cls(mean, std, resample)
+
+    @staticmethod
+    def _channels(settings: dict[str, Any], key: str, source: Source) -> tuple[float, ...]:
+        """A number for each channel; a lone one is for all."""
+        if key not in settings:
+            raise CheckpointError(f"the picture settings of {source} lack {key}: copy it again")
+        values = settings[key]
+        values = [values] * 3 if isinstance(values, int | float) else values
+        good = isinstance(values, list | tuple) and len(values) == 3
+        if not good or not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
+            raise CheckpointError(f"{key}={settings[key]} of {source} is not three numbers")
+        if key == "image_std" and not all(values):
+            raise CheckpointError(f"image_std={settings[key]} of {source} would divide by nothing")
+        return tuple(map(float, values))
 
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from adapters.config import CheckpointConfig
-from adapters.folder import WHOLE, open_model, read_settings
+from adapters.folder import WHOLE, open_model, read_image_processor, read_settings
 from adapters.lavis_vision import Loose
 from adapters.tokenizer import open_tokenizer
 from adapters.weights import Source, WeightFiles
@@ -58,7 +58,7 @@ def vision_of(model: Model) -> Loose:
         weights = stripped(stored.read(n for n in stored if n.startswith("vision_model.")))
     else:
         weights = stripped(stored.read(stored))
-    preprocessor = read_settings(part.path, "preprocessor_config.json", part.revision)
+    preprocessor = read_image_processor(part.path, part.revision)
     return Loose(weights, settings, preprocessor)
 
 
