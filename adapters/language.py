@@ -155,7 +155,8 @@ class Words:
             config=SimpleNamespace(eos_token_id=config.get("eos_token_id")),
             generation_config=SimpleNamespace(eos_token_id=generation.get("eos_token_id")),
         )
-        self.eos_id = stop_ids(model, self.tokenizer)[0]
+        self.stop_ids = stop_ids(model, self.tokenizer)
+        self.eos_id = self.stop_ids[0]
         self.context = config.get("max_position_embeddings") or config.get("n_positions", 512)
 
     def tokenize(self, text: str) -> Tensor:

@@ -29,6 +29,7 @@ from adapters.memory import Placement
 from adapters.registry import LANGUAGE_MODELS, VISION_ENCODERS
 from adapters.tokenizer import open_tokenizer
 from qformer.bridge import Bridge, BridgeConfig
+from qformer.config import Over
 from qformer.contracts import Decoding, LoupeError
 from qformer.prompt import PromptConfig
 from qformer.stage1 import Stage1
@@ -76,7 +77,8 @@ def open_parts(recipe: Recipe) -> Parts:
         language = open_part(LANGUAGE_MODELS, named["language"], dtype, placement=placement)
     tokenizer = None
     if named["tokenizer"] is not None:
-        tokenizer = open_tokenizer(named["tokenizer"].path, named["tokenizer"].revision)
+        words = named["tokenizer"]
+        tokenizer = open_tokenizer(words.path, words.revision, words.subfolder)
     torch.manual_seed(recipe.loop.seed)
     bridge = fitting_bridge(recipe, old, vision, language, tokenizer)
     if recipe.stage == "stage1" and heads is None:
@@ -97,19 +99,18 @@ def planned_parts(recipe: Recipe) -> dict[str, Any]:
     """The frozen parts by name, as a PartConfig or TokenizerConfig each, or None. Raises LoupeError
     for one that is missing."""
     start = recipe.start
-    named: dict[str, Any] = {
-        "vision": start.vision,
-        "language": start.language,
-        "segmenter": None,
-        "tokenizer": start.tokenizer,
-    }
+    named: dict[str, Any] = dict.fromkeys(("vision", "language", "segmenter", "tokenizer"))
     if start.checkpoint:
         folder = start_folder(start.checkpoint)
         kept = load_config(folder)
         for name in named:
             part = getattr(kept, name)
-            if named[name] is None and part is not None:
+            if part is not None:
                 named[name] = dataclasses.replace(part, path=str(locate(folder, part.path)))
+    for name in ("vision", "language", "tokenizer"):
+        part = getattr(start, name)
+        if part is not None:
+            named[name] = changed_part(named[name], part)
     if recipe.stage == "stage1":
         named["language"] = None
     for name in ("vision", "language")[: 1 + (recipe.stage != "stage1")]:
@@ -123,6 +124,18 @@ def planned_parts(recipe: Recipe) -> dict[str, Any]:
                 f"start.{name}.kind={named[name].kind!r} is unknown; known: {', '.join(registry)}"
             )
     return named
+
+
+def changed_part(
+    before: PartConfig | TokenizerConfig | None, part: Over[Any]
+) -> PartConfig | TokenizerConfig:
+    """A part of the start with what the recipe names of it. A revision, or a folder within, is one
+    of the old path."""
+    if before is not None and "path" in part.values:
+        before = dataclasses.replace(before, revision=None)
+        if isinstance(before, TokenizerConfig):
+            before = dataclasses.replace(before, subfolder="")
+    return part.over(before)
 
 
 def start_folder(name: str) -> Path:
@@ -145,7 +158,7 @@ def fitting_config(
 ) -> BridgeConfig:
     """The bridge's shape between these parts. image_width: of image_embeds. width: of the language
     model, None without. words: in the tokenizer. Raises LoupeError where widths clash."""
-    config = recipe.bridge or old or BridgeConfig()
+    config = bridge_of(recipe, old)
     if config.language_width not in (None, width) and width is not None:
         raise LoupeError(
             f"bridge.language_width={config.language_width}, but the language model is {width} "
@@ -179,6 +192,11 @@ def fitting_config(
     return config
 
 
+def bridge_of(recipe: Recipe, old: BridgeConfig | None) -> BridgeConfig:
+    """The start's shape with what the recipe names of it."""
+    return (old or BridgeConfig()) if recipe.bridge is None else recipe.bridge.over(old)
+
+
 def fitting_bridge(recipe: Recipe, old: Bridge | None, vision, language, tokenizer) -> Bridge:
     """The bridge to train: the start's weights in the recipe's shape."""
     config = fitting_config(
@@ -205,7 +223,7 @@ def planned_bridge(
     if recipe.start.checkpoint:
         old = load_config(start_folder(recipe.start.checkpoint)).bridge
     width = None if language is None else language.get_input_embeddings().embedding_dim
-    config = recipe.bridge or old or BridgeConfig()
+    config = bridge_of(recipe, old)
     words = config.qformer.vocab_size if named["tokenizer"] else None
     with torch.device("meta"):
         return Bridge(fitting_config(recipe, old, image_width, width, words))
@@ -263,7 +281,7 @@ def put_lora(parts: Parts, recipe: Recipe, folder: Path | None) -> None:
     if parts.language is None:
         return
     theirs = folder / LORA if folder is not None and parts.kept and parts.kept.lora else None
-    if theirs is not None and recipe.start.language is not None:
+    if theirs is not None and recipe.start.replaces("language"):
         theirs = None  # another language model than the LoRA's
     chosen = recipe.lora_on("language")
     if chosen is None:
@@ -298,7 +316,7 @@ def save_parts(parts: Parts, recipe: Recipe, folder: Path, stage: Any) -> None:
         tokenizer=named["tokenizer"],
         bridge=parts.bridge.config,
         prompt=prompt_of(recipe, kept, parts.language),
-        decoding=recipe.decoding or (kept.decoding if kept else Decoding()),
+        decoding=decoding_of(recipe, kept),
         heads=heads is not None,
         lora=recipe.lora_on("language") is not None or parts.lora is not None,
         domain=recipe.domain,
@@ -314,15 +332,19 @@ def save_parts(parts: Parts, recipe: Recipe, folder: Path, stage: Any) -> None:
 
 
 def prompt_of(recipe: Recipe, kept: CheckpointConfig | None, language: Any) -> PromptConfig:
-    """The words around the soft tokens: the recipe's, else those of the checkpoint it starts from.
-    A language model that is new to the bridge is asked as its own chat template has it, if any."""
-    if recipe.prompt is not None:
-        return recipe.prompt
+    """The words around the soft tokens: those of the start, with what the recipe names of them. A
+    language model that is new to the bridge is asked as its own chat template has it, if any."""
     before = kept.prompt if kept is not None else PromptConfig()
-    known = kept is not None and kept.language is not None and recipe.start.language is None
-    if known or language is None:
-        return before
-    return chat_prompt(language) or before
+    new = kept is None or kept.language is None or recipe.start.replaces("language")
+    if new and language is not None:
+        before = chat_prompt(language) or before
+    return before if recipe.prompt is None else recipe.prompt.over(before)
+
+
+def decoding_of(recipe: Recipe, kept: CheckpointConfig | None) -> Decoding:
+    """How answers are written: as the start does it, with what the recipe names of that."""
+    before = kept.decoding if kept is not None else Decoding()
+    return before if recipe.decoding is None else recipe.decoding.over(before)
 
 
 def from_folder(part: Any, folder: Path) -> Any:

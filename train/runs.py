@@ -12,7 +12,7 @@ from torch import Tensor
 
 from adapters import lora
 from qformer.assistant import Assistant, AssistantConfig
-from qformer.contracts import Decoding, LoupeError
+from qformer.contracts import LoupeError
 from train.asks import Wording
 from train.data.draw import Drawn, Listed, open_mixture
 from train.data.readers import read
@@ -20,7 +20,7 @@ from train.data.sample import Picture, Sample, Tally, Turn
 from train.engine import Share
 from train.features import Sight
 from train.page import Shown, mark, write_page
-from train.parts import open_parts, prompt_of, save_parts
+from train.parts import decoding_of, open_parts, prompt_of, save_parts
 from train.recipe import Recipe
 from train.stages import AnswerStage, SampleStage, TextStage, caption_of
 
@@ -165,8 +165,8 @@ class Training:
     def assistant(self) -> Assistant:
         """The parts as they are now, to ask."""
         parts, kept = self.parts, self.parts.kept
-        decoding = self.recipe.decoding or (kept.decoding if kept else Decoding())
-        config = AssistantConfig(prompt_of(self.recipe, kept, parts.language), decoding)
+        prompt = prompt_of(self.recipe, kept, parts.language)
+        config = AssistantConfig(prompt, decoding_of(self.recipe, kept))
         return Assistant(parts.vision, parts.bridge, parts.language, None, config, parts.tokenizer)
 
     @torch.no_grad()

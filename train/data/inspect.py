@@ -87,17 +87,29 @@ def wording_of(model: str, recipe: Any = None) -> Wording | None:
     from adapters.checkpoint import load_config
     from adapters.language import Words
     from adapters.tokenizer import open_tokenizer
-    from train.parts import start_folder
+    from train.parts import bridge_of, planned_parts, prompt_of, start_folder
 
     if not model or (recipe is not None and recipe.stage == "stage1"):
         return None
     folder = start_folder(model)
     config = load_config(folder)
-    words = Words(locate(folder, config.language.path), config.language.revision)
-    tokenizer = config.tokenizer and open_tokenizer(locate(folder, config.tokenizer.path))
     prompt, bridge, notes = config.prompt, config.bridge, False
+    if recipe is None:
+        parts = {name: getattr(config, name) for name in ("language", "tokenizer")}
+        parts = {
+            name: part and replace(part, path=locate(folder, part.path))
+            for name, part in parts.items()
+        }
+    else:
+        parts = planned_parts(recipe)
+    if parts["language"] is None:
+        return None
+    words = Words(parts["language"].path, parts["language"].revision)
+    named = parts["tokenizer"]
+    tokenizer = named and open_tokenizer(named.path, named.revision, named.subfolder)
     if recipe is not None:
-        prompt, notes = recipe.prompt or prompt, recipe.notes is not None
+        prompt, notes = prompt_of(recipe, config, words), recipe.notes is not None
+        bridge = bridge_of(recipe, bridge)
         queries = recipe.start.queries or bridge.qformer.num_queries
         bridge = replace(bridge, qformer=replace(bridge.qformer, num_queries=queries))
     return Wording(prompt, bridge, words, tokenizer, notes)
