@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from adapters.config import PartConfig
 from adapters.folder import read_json
 from qformer.contracts import CheckpointError
 
@@ -123,12 +124,18 @@ def resume(language: Any, folder: Path) -> list[nn.Parameter]:
     return [p for p in language.model.parameters() if p.requires_grad]
 
 
-def save(language: Any, folder: Path) -> None:
-    """Write the attached LoRA as peft's own two files, and nothing of the model."""
+def save(language: Any, folder: Path, base: PartConfig | None = None) -> None:
+    """Write the attached LoRA as peft's own two files, and nothing of the model. base: the model,
+    by which peft's AutoPeftModelForCausalLM and its like open the LoRA; none is told without."""
     language.model.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
     settings = read_json(folder / SETTINGS)
-    settings["base_model_name_or_path"] = None  # a path of this machine; config.json names it
+    # peft tells where the model was read from, which may be a folder of that machine alone.
+    settings["base_model_name_or_path"] = None if base is None else base.path
+    settings["revision"] = None if base is None else base.revision
+    # A set in peft: in one order, so that equal runs leave equal files.
+    if isinstance(settings.get("target_modules"), list):
+        settings["target_modules"] = sorted(settings["target_modules"])
     (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from adapters import lora
 from adapters.bert import start_from_bert
 from adapters.build import EMBEDDED, locate
-from adapters.chat_template import chat_prompt
 from adapters.checkpoint import (
     CONFIG,
     LORA,
@@ -29,10 +28,9 @@ from adapters.memory import Placement
 from adapters.registry import LANGUAGE_MODELS, VISION_ENCODERS
 from adapters.tokenizer import open_tokenizer
 from qformer.bridge import Bridge, BridgeConfig
-from qformer.config import Over
-from qformer.contracts import Decoding, LoupeError
-from qformer.prompt import PromptConfig
+from qformer.contracts import LoupeError
 from qformer.stage1 import Stage1
+from train.overrides import bridge_of, changed_part, decoding_of, prompt_of
 from train.recipe import Recipe
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -126,18 +124,6 @@ def planned_parts(recipe: Recipe) -> dict[str, Any]:
     return named
 
 
-def changed_part(
-    before: PartConfig | TokenizerConfig | None, part: Over[Any]
-) -> PartConfig | TokenizerConfig:
-    """A part of the start with what the recipe names of it. A revision, or a folder within, is one
-    of the old path."""
-    if before is not None and "path" in part.values:
-        before = dataclasses.replace(before, revision=None)
-        if isinstance(before, TokenizerConfig):
-            before = dataclasses.replace(before, subfolder="")
-    return part.over(before)
-
-
 def start_folder(name: str) -> Path:
     folder = EMBEDDED if name == "embedded" else Path(name)
     if not (folder / CONFIG).is_file():
@@ -190,11 +176,6 @@ def fitting_config(
             "tokenizer: raise it, or choose the tokenizer it was trained with"
         )
     return config
-
-
-def bridge_of(recipe: Recipe, old: BridgeConfig | None) -> BridgeConfig:
-    """The start's shape with what the recipe names of it."""
-    return (old or BridgeConfig()) if recipe.bridge is None else recipe.bridge.over(old)
 
 
 def fitting_bridge(recipe: Recipe, old: Bridge | None, vision, language, tokenizer) -> Bridge:
@@ -328,23 +309,10 @@ def save_parts(parts: Parts, recipe: Recipe, folder: Path, stage: Any) -> None:
         heads = None if heads is None else lora.merged(heads)
     if recipe.lora_on("vision"):
         vision = lora.merged(parts.vision)
-    save_checkpoint(folder, config, bridge, language, heads=heads, vision=vision)
-
-
-def prompt_of(recipe: Recipe, kept: CheckpointConfig | None, language: Any) -> PromptConfig:
-    """The words around the soft tokens: those of the start, with what the recipe names of them. A
-    language model that is new to the bridge is asked as its own chat template has it, if any."""
-    before = kept.prompt if kept is not None else PromptConfig()
-    new = kept is None or kept.language is None or recipe.start.replaces("language")
-    if new and language is not None:
-        before = chat_prompt(language) or before
-    return before if recipe.prompt is None else recipe.prompt.over(before)
-
-
-def decoding_of(recipe: Recipe, kept: CheckpointConfig | None) -> Decoding:
-    """How answers are written: as the start does it, with what the recipe names of that."""
-    before = kept.decoding if kept is not None else Decoding()
-    return before if recipe.decoding is None else recipe.decoding.over(before)
+    base = parts.folders["language"]
+    if base is not None and Path(base.path).is_dir():
+        base = dataclasses.replace(base, path=str(Path(base.path).resolve()))
+    save_checkpoint(folder, config, bridge, language, heads=heads, vision=vision, base=base)
 
 
 def from_folder(part: Any, folder: Path) -> Any:

@@ -152,6 +152,11 @@ class Recipe:
                 f"loop.batch={self.loop.batch} with turns={self.turns}: stage1 contrasts texts and "
                 "needs at least two in a batch"
             )
+        scores = ("score", "itc", "itm", "itg") if self.stage == "stage1" else ("right", "loss")
+        if self.loop.best and self.loop.best not in scores:
+            raise LoupeError(
+                f"loop.best={self.loop.best!r}: {self.stage} is scored by {', '.join(scores)}"
+            )
         if not (self.trains.bridge or self.trains.vision or self.lora):
             raise LoupeError("nothing is trained: set trains.bridge=true or add [lora]")
 

@@ -87,7 +87,8 @@ def wording_of(model: str, recipe: Any = None) -> Wording | None:
     from adapters.checkpoint import load_config
     from adapters.language import Words
     from adapters.tokenizer import open_tokenizer
-    from train.parts import bridge_of, planned_parts, prompt_of, start_folder
+    from train.overrides import bridge_of, prompt_of
+    from train.parts import planned_parts, start_folder
 
     if not model or (recipe is not None and recipe.stage == "stage1"):
         return None

@@ -60,6 +60,10 @@ class Area:
         x0, y0, x1, y1 = self.box
         if not (all(map(math.isfinite, self.box)) and x0 < x1 and y0 < y1):
             raise RegionError("a box has no area: write it as x0, y0, x1, y1 in pixels")
+        if max(self.box) <= 1:
+            raise RegionError(
+                "a box lies within one pixel: give pixels, not shares of the picture's sides"
+            )
 
     def region_mask(self, size: tuple[int, int]) -> Tensor:
         """bool (height, width), what lies outside the picture cut off.

@@ -43,6 +43,8 @@ def asked_of(args: argparse.Namespace) -> Asked:
     format = args.format or task.format
     if args.format is None and task.asked and is_plain_form(Path(args.data)):
         format, split = "asked", split or task.asked
+    elif args.format is None:
+        split = split or task.split
     data = DataConfig(format, args.data, args.images, args.answers, split)
     return Asked(args.task, data, args.limit, args.shard)
 
@@ -64,10 +66,12 @@ def models_of(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]
         source = args.model or "embedded"
         model = open_model(
             source, "loupe", args.segmenter, args.device, dtype, args.preset, args.vision,
-            args.language,
+            args.language, args.quantize,
         )  # fmt: skip
         models["loupe"] = model
-        about["loupe"] = {**provenance(source), "dtype": args.dtype, **model.about(preset)}
+        bits = {"quantize": args.quantize} if args.quantize else {}
+        told = model.about(preset)
+        about["loupe"] = {**provenance(source), "dtype": args.dtype, **bits, **told}
     for named in args.peer:
         kind, _, source = named.partition("=")
         if not source:

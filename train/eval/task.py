@@ -20,19 +20,20 @@ class Task:
     """says: what it measures. rule: the official rule, and which where tools disagree.
 
     format: the reader of its files, a name of train.data.readers. asked: what "dataset" begins with
-    in files of the plain form ("asked"). ways: how a model may be asked, the first it can: "write"
-    an answer, "choose" one by likelihood, "match" texts with the picture, "find" a region.
-    keys: what the official result files call a case and its answer. verbatim: the scorer reads free
-    answers itself, whatever the choices. preset: how published models write. regions: it is about
-    regions. closed: few answers, so that a confusion says something. similar: how near answers come
-    in meaning is told too, where a sentence encoder is given. strata: label of a case, to score
-    apart.
+    in files of the plain form ("asked"). split: the part that is asked where none is named.
+    ways: how a model may be asked, the first it can: "write" an answer, "choose" one by likelihood,
+    "match" texts with the picture, "find" a region. keys: what the official result files call a
+    case and its answer. verbatim: the scorer reads free answers itself, whatever the choices.
+    preset: how published models write. regions: it is about regions. closed: few answers, so that a
+    confusion says something. similar: how near answers come in meaning is told too, where a
+    sentence encoder is given. strata: label of a case, to score apart.
     """
 
     says: str
     rule: str
     format: str
     score: Score
+    split: str | None = None
     asked: str = ""
     cases: Callable[[Iterable[Sample]], Iterator[Case]] = plain
     ways: tuple[str, ...] = ("write",)

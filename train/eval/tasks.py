@@ -71,13 +71,18 @@ _RETRIEVAL = {
     "ways": ("retrieve",),
     "score": scoring.caption_scores,
     "format": "karpathy",
+    "split": "test",
 }
 TASKS: dict[str, Task] = {
-    "coco": Task("captions of COCO, Karpathy's split", format="karpathy", **_CAPTIONS),
+    "coco": Task(
+        "captions of COCO, Karpathy's split", format="karpathy", split="test", **_CAPTIONS
+    ),
     "nocaps": Task(
         "captions of NoCaps, by domain", format="nocaps", strata=by_set, **_CAPTIONS
     ),
-    "flickr30k": Task("captions of Flickr30k, Karpathy's split", format="karpathy", **_CAPTIONS),
+    "flickr30k": Task(
+        "captions of Flickr30k, Karpathy's split", format="karpathy", split="test", **_CAPTIONS
+    ),
     "captions": Task("captions of any COCO captions file", format="coco-captions", **_CAPTIONS),
     "vqav2": Task(
         "open questions, ten people's answers", VQA_SCORER, "vqav2", scoring.vqa_scores,
