@@ -183,3 +183,24 @@ def test_peft_opens_a_lora_by_itself(recipe_of, tmp_path):
     training.keep(tmp_path / "kept")
     opened = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "kept" / "lora")
     assert any("lora_A" in name for name, _ in opened.named_parameters())
+
+
+def test_the_docs_have_every_setting():
+    import dataclasses
+    from pathlib import Path
+
+    from train.features import Augment, CacheConfig
+    from train.notes import NotesConfig
+    from train.recipe import LoraConfig, Recipe, StartConfig, Trains
+    from train.settings import LoopConfig
+
+    page = Path("docs/training.md").read_text()
+    tables = {"": Recipe, "start.": StartConfig, "lora.": LoraConfig, "trains.": Trains,
+              "loop.": LoopConfig, "data.": DataConfig, "cache.": CacheConfig,
+              "augment.": Augment, "notes.": NotesConfig}  # fmt: skip
+    inner = {"start", "loop", "data", "validate", "trains", "lora", "cache", "augment", "notes",
+             "momentum"}  # fmt: skip
+    for prefix, table in tables.items():
+        for field in dataclasses.fields(table):
+            if prefix or field.name not in inner:
+                assert f"`{prefix}{field.name}`" in page, f"{prefix}{field.name}"
