@@ -113,7 +113,8 @@ def draw(
 ) -> Iterator[tuple[dict, list[tuple[str, np.ndarray]]]]:
     """Of each picture its id and place, and TURNS questions with their cells (3, 3): of all kinds
     as many, and half of them true of a cell where the picture lets them."""
-    file = config.inside(f"{config.split or 'train_small'}.npz")
+    part = config.splits_beside("*.npz")
+    file = config.inside(f"{part}.npz")
     grids = read_grids(array_of(file))
     asked = [[(question, hits(question, grids)) for question in kind] for kind in kinds]
     for number in range(len(grids["red"])):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -94,15 +95,16 @@ class DataConfig:
         return self.split
 
     def splits_beside(self, *patterns: str) -> str | None:
-        """As `one_split`, of a folder whose files are called after it: "*_questions.json"."""
+        """As `one_split`, of a folder whose files are called after it: "*_questions.json", or more
+        than once: "*/*.json" is dev/dev.json."""
         folder = Path(self.path)
         if not folder.is_dir():
             return self.split
         there: set[str] = set()
         for pattern in patterns:
-            before, after = pattern.split("*")
-            names = (str(file.relative_to(folder)) for file in folder.glob(pattern))
-            there |= {name.removeprefix(before).removesuffix(after) for name in names}
+            name = re.escape(pattern).replace(r"\*", "([^/]+)", 1).replace(r"\*", r"\1")
+            files = (file.relative_to(folder).as_posix() for file in folder.glob(pattern))
+            there |= {found[1] for file in files if (found := re.fullmatch(name, file))}
         return self.one_split(there)
 
     def gallery(self, *beside: str) -> Gallery:
