@@ -178,14 +178,14 @@ def open_checkpoint(
     bridge, _ = load_trained(folder, config)
     assert config.language is not None  # `compares` was asked first
     vision = open_part(folder, VISION_ENCODERS, config.vision, dtype, placement)
-    if config.lora and placement.quantize:
-        raise CheckpointError(
-            f"{folder} has a LoRA, which is merged into whole weights: leave out --quantize"
-        )
     language = open_part(folder, LANGUAGE_MODELS, config.language, dtype, placement)
     if config.lora:
         with opening(folder / LORA):
-            lora.merge(language, folder / LORA)
+            if placement.quantize:  # few bits hold no small change: it stays beside them
+                lora.resume(language, folder / LORA)
+                language.freeze()
+            else:
+                lora.merge(language, folder / LORA)
     if segmenter is not None:
         segments = open_segmenter(segmenter, dtype)
     elif config.segmenter:

@@ -51,11 +51,8 @@ class FolderSegmenter(PromptableSegmenter):
     @classmethod
     def normalisation(cls, source: Source) -> Normalisation:
         """What the folder says; the processors that wrote it may not be importable here."""
-        try:
-            settings = ModelSource.of(source).settings("preprocessor_config.json")
-        except CheckpointError:
-            return cls.normal
-        return Normalisation.of(settings, source)
+        settings = ModelSource.of(source).find_image_processor()
+        return cls.normal if settings is None else Normalisation.of(settings, source)
 
     @property
     def low_size(self) -> int:

@@ -170,6 +170,8 @@ class Bridge(nn.Module):
                 offsets = self.region_upgrade.embed_geometry(geometry)
                 arguments["text_offsets"] = offsets * named[..., None]
         if not rows.is_region.any():
+            if rows.input_ids is None and len(rows) != len(memory):  # several passes a picture
+                arguments["query_embeds"] = self.qformer.query_tokens.expand(len(rows), -1, -1)
             return arguments
         if self.region_upgrade is not None:
             change = (

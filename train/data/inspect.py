@@ -98,17 +98,26 @@ def wording_of(model: str, recipe: Any = None) -> Wording | None:
     from adapters.checkpoint import load_config
     from adapters.language import Words
     from adapters.tokenizer import open_tokenizer
-    from train.parts import start_folder
+    from train.overrides import bridge_of, prompt_of
+    from train.parts import planned_parts, start_folder
 
     if not model or (recipe is not None and recipe.stage == "stage1"):
         return None
     folder = start_folder(model)
     config = load_config(folder)
-    words = Words(locate(folder, config.language))
-    tokenizer = config.tokenizer and open_tokenizer(locate(folder, config.tokenizer))
     prompt, bridge, notes = config.prompt, config.bridge, False
+    if recipe is None:
+        language, reader = config.language, config.tokenizer
+    else:
+        folder, parts = Path(), planned_parts(recipe)
+        language, reader = parts["language"], parts["tokenizer"]
+    if language is None:
+        return None
+    words = Words(locate(folder, language))
+    tokenizer = reader and open_tokenizer(locate(folder, reader), reader.subfolder)
     if recipe is not None:
-        prompt, notes = recipe.prompt or prompt, recipe.notes is not None
+        prompt, notes = prompt_of(recipe, config, words), recipe.notes is not None
+        bridge = bridge_of(recipe, bridge)
         queries = recipe.start.queries or bridge.qformer.num_queries
         bridge = replace(bridge, qformer=replace(bridge.qformer, num_queries=queries))
     return Wording(prompt, bridge, words, tokenizer, notes)

@@ -62,6 +62,10 @@ class Area:
         x0, y0, x1, y1 = self.box
         if not (all(map(isfinite, self.box)) and x0 < x1 and y0 < y1):
             raise RegionError("a box has no area: write it as x0, y0, x1, y1 in pixels")
+        if max(self.box) <= 1:
+            raise RegionError(
+                "a box lies within one pixel: give pixels, not shares of the picture's sides"
+            )
 
     def on(self, size: tuple[int, int]) -> Area:
         """The area in pixels of a picture of `size`, (height, width): scaled, where it was drawn

@@ -14,7 +14,8 @@ from train.data.sample import EMPTY, Tally
 from train.data.source import DataConfig
 from train.eval import arms, scoring
 from train.eval.case import Case, spread, unique
-from train.eval.run import Asked, batches, choice_in, found_record, read_cases
+from train.eval.choices import choice_in
+from train.eval.run import Asked, batches, found_record, read_cases
 from train.eval.tasks import TASKS
 
 SHARED = Path("../shared/data")
