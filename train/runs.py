@@ -24,7 +24,7 @@ from train.parts import open_parts, prompt_of, save_parts
 from train.recipe import Recipe
 from train.stages import AnswerStage, SampleStage, TextStage, caption_of
 
-TEXTS_BESIDE = 2  # of a picture, that stage 1 learns beside answers
+TEXTS_BESIDE = 1  # of a picture, that stage 1 learns beside answers
 WHOLE = Share()  # of one process alone
 
 
