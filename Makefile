@@ -6,6 +6,7 @@
 PYTHON ?= python3
 PORT ?= 7860
 ARGS ?=
+SOURCE ?= ../shared/data
 # The tests' models are tiny: one thread each is fastest, and gives the same numbers everywhere.
 TEST_THREADS ?= 1
 # The files are shared out among so many processes: one for each core, 8 at most; 0 for none.
@@ -18,7 +19,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test check lint format types unit fuzz embedded benchmark setup setup-dev clean
+.PHONY: help demo test check lint format types unit fuzz embedded photos benchmark setup setup-dev
+.PHONY: clean
 .DEFAULT_GOAL := help
 
 help:  ## say what there is
@@ -56,6 +58,15 @@ fuzz: $(VENV)/.installed-dev  ## feed it what is broken, at random (MINUTES=10 S
 
 embedded: $(VENV)/.installed-dev  ## retrain the embedded default from its seed; resumes when killed
 	$(BIN)/loupe train embedded $(ARGS)
+
+photos: $(VENV)/.installed-dev  ## retrain the photo default from public data (SOURCE=FOLDER, laid out as docs/photos.md says)
+	$(BIN)/loupe setup photos
+	$(BIN)/loupe data photos $(SOURCE) --out runs/photos/data
+	$(BIN)/python -m train.photos.start --texts runs/photos/data/[a-u]*.jsonl --classes $(SOURCE)/photos/imagenet/index.jsonl --out runs/photos/start
+	$(BIN)/loupe train photos-stage1 --resume auto
+	$(BIN)/loupe train photos-notes --resume auto
+	$(BIN)/loupe train photos --resume auto
+	$(BIN)/python -m train.photos.pack runs/photos/answers/checkpoint --images $(SOURCE)
 
 benchmark: $(VENV)/.installed-dev  ## measure the bridge side by side, as ratios
 	$(BIN)/python -m benchmarks.qformer

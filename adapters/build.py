@@ -193,7 +193,9 @@ def open_checkpoint(
     else:
         segments = None
     tokenizer = None if config.tokenizer is None else tokenizer_of(folder, config.tokenizer)
-    settings = AssistantConfig(config.prompt, config.decoding, config.domain, config.suggestions)
+    settings = AssistantConfig(
+        config.prompt, config.decoding, config.domain, config.suggestions, config.confidence
+    )
     return Assistant(vision, bridge, language, segments, settings, tokenizer)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from adapters.source import ModelSource
 from qformer.assistant import Suggestions
 from qformer.bridge import BridgeConfig
+from qformer.confidence import Confidence
 from qformer.contracts import Decoding, LoupeError
 from qformer.prompt import PromptConfig
 
@@ -57,7 +58,7 @@ class CheckpointConfig:
     None: regions come as region_masks only. tokenizer: for a bridge that reads text. heads: stage
     1's are stored beside the bridge. lora: a lora/ folder is merged into the language model.
     domain: what the model knows, in a sentence; None: pictures of any kind. suggestions: questions
-    a chat offers."""
+    a chat offers. confidence: how likely answers are right, where that was measured."""
 
     vision: PartConfig
     language: PartConfig | None
@@ -70,6 +71,7 @@ class CheckpointConfig:
     lora: bool = False
     domain: str | None = None
     suggestions: Suggestions = field(default_factory=Suggestions)
+    confidence: Confidence | None = None
     format: int = FORMAT
 
     def __post_init__(self) -> None:

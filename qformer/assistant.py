@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .bridge import Bridge
+from .confidence import Confidence
 from .contracts import (
     CheckpointError,
     Decoding,
@@ -42,12 +43,14 @@ class Suggestions:
 class AssistantConfig:
     """prompt: how a turn is worded. decoding: how answers are written unless a question says
     otherwise. domain: what the model knows, in a sentence; None: pictures of any kind.
-    suggestions: what it answers well."""
+    suggestions: what it answers well. confidence: how likely its answers are right; None: not
+    known."""
 
     prompt: PromptConfig = field(default_factory=PromptConfig)
     decoding: Decoding = field(default_factory=Decoding)
     domain: str | None = None
     suggestions: Suggestions = field(default_factory=Suggestions)
+    confidence: Confidence | None = None
 
 
 class Assistant(nn.Module):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
+from .confidence import LONGEST, Confidence
 from .contracts import Decoding, LoupeError, QuestionError
 from .prompt import (
     PICTURE,
@@ -184,9 +185,27 @@ class Conversation:
             plan = self.plan(question, regions, decoding)  # again: turns may have come between
             soft_tokens = self.view.soft_tokens(plan.sources, plan.instruction)
             inputs_embeds = assemble(self.view.assistant.language, plan.pieces, soft_tokens)
-            yield from self._write(plan, inputs_embeds, decoding)
+            pieces = self._write(plan, inputs_embeds, decoding)
+            confidence = self.view.assistant.config.confidence
+            hedges = confidence is not None and confidence.least > 0
+            yield from self._hedged(pieces, cast(Confidence, confidence)) if hedges else pieces
         finally:
             self._answering = False
+
+    def _hedged(self, pieces: Iterator[str], confidence: Confidence) -> Iterator[str]:
+        """The same pieces; a short answer waits until it is known how likely it is right."""
+        waiting, whole = "", True
+        with closing(cast(Any, pieces)):
+            for piece in pieces:
+                waiting += piece
+                if len(waiting.split()) > LONGEST:
+                    yield waiting
+                    waiting, whole = "", False
+        if whole and waiting and self.certainty() < confidence.least:
+            waiting = confidence.hedged(waiting)
+            self.turns[-1] = replace(self.turns[-1], answer=waiting)
+        if waiting:
+            yield waiting
 
     def _write(self, plan: Plan, inputs_embeds: Tensor, decoding: Decoding) -> Iterator[str]:
         language = self.view.assistant.language
@@ -243,13 +262,16 @@ class Conversation:
     @torch.no_grad()
     def certainty(self) -> float:
         """How sure the model was of its last answer: the geometric mean of the probabilities of its
-        tokens, end included, 0 to 1; without a turn 0. Costs one reading of the conversation."""
+        tokens, end included, 0 to 1, or, where the assistant's config has a `confidence`, how
+        likely it is right; without a turn 0. Costs one reading of the conversation."""
         if not self.turns:
             return 0.0
         language = self.view.assistant.language
         ids = torch.tensor(self._written, device=self._heard[0].device)
         loss = language.loss([torch.cat(self._heard[: self._before])], [ids])
-        return float(torch.exp(-loss.float()))
+        confidence = self.view.assistant.config.confidence
+        likelihood = float(torch.exp(-loss.float()))
+        return likelihood if confidence is None else confidence.of(likelihood)
 
     def _keep(
         self, plan: Plan, inputs_embeds: Tensor, ids: list[int], answer: str, ended: bool

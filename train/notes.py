@@ -58,7 +58,7 @@ def notes_loss(soft: Tensor, notes: Sequence[Sequence[int]], words: Tensor) -> T
     for row, ids in enumerate(notes):
         wanted[row, : len(ids)] = torch.tensor(ids, dtype=torch.long)
     wanted = wanted.to(soft.device)
-    noted = wanted != NONE
-    said = likeness(soft, words).gather(-1, wanted.clamp(min=0)[..., None])[..., 0][noted]
+    noted = wanted != NONE  # few are, and the vocabulary is wide
+    said = likeness(soft[noted], words).gather(-1, wanted[noted][:, None])[:, 0]
     weights = torch.bincount(wanted[noted], minlength=len(words))[wanted[noted]] ** -0.5
     return -(said * weights).sum() / weights.sum()

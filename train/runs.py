@@ -26,6 +26,7 @@ from train.recipe import Recipe
 from train.stages import AnswerStage, SampleStage, TextStage, caption_of
 
 SHORT = 3  # words of an answer that is hit exactly or not at all
+TEXTS_BESIDE = 1  # of a picture, that stage 1 learns beside answers
 WHOLE = Share()  # of one process alone
 
 
@@ -86,24 +87,24 @@ class Training:
         recipe, parts = self.recipe, self.parts
         count, turns = recipe.loop.batch, recipe.turns
         if recipe.stage == "stage1":
-            return self._texts(mixture, sight)
+            return self._texts(mixture, sight, recipe.turns)
         prompt = prompt_of(recipe, parts.kept, parts.language)
         noted, texts = recipe.notes is not None, None
         if recipe.matching:
             seed = recipe.loop.seed
             captions = open_mixture(recipe.data, captions_only, self.tally, seed, some=True)
-            texts = self._texts(captions, sight)
+            texts = self._texts(captions, sight, min(recipe.turns, TEXTS_BESIDE))
         wording = Wording(prompt, parts.bridge.config, parts.language, parts.tokenizer, noted)
         return AnswerStage(
             parts.bridge, parts.language, wording, mixture, sight, self.tally, count, turns,
             recipe.notes, texts, recipe.matching,
         )  # fmt: skip
 
-    def _texts(self, mixture: Mixture, sight: Sight) -> TextStage:
+    def _texts(self, mixture: Mixture, sight: Sight, turns: int) -> TextStage:
         recipe, parts = self.recipe, self.parts
         stage = TextStage(
             parts.bridge, parts.tokenizer, mixture, sight, self.tally, recipe.loop.batch,
-            recipe.turns, recipe.text_tokens, recipe.momentum,
+            turns, recipe.text_tokens, recipe.momentum,
         )  # fmt: skip
         if parts.heads is not None:  # the Q-Former's weights are the bridge's already
             stage.module["stage1"].load_state_dict(parts.heads.state_dict(), strict=False)

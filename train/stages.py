@@ -29,7 +29,7 @@ from train.data.sample import BadSampleError, Sample, Tally, Turn
 from train.features import Seen, Sight
 from train.notes import NotesConfig, notes_loss
 
-BUCKET = 48  # sequences the language model reads at once
+BUCKET = 16  # sequences the language model reads at once
 TRIES = 100  # pictures in place of one that cannot be used
 STRIPPED = re.compile(r'[.!"()*#:;~]')  # from captions, as LAVIS does
 MOST_WORDS = 50  # of a caption
