@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -11,6 +12,7 @@ from torch import nn
 from adapters import lavis, lora
 from adapters.checkpoint import CONFIG, LORA, is_relative, load_config, load_trained, verify
 from adapters.config import PartConfig, TokenizerConfig
+from adapters.defaults import check_parts, default_model, default_named, folder_of
 from adapters.folder import HERE
 from adapters.memory import Placement, Quantize
 from adapters.packages import PREFIX, locate_package
@@ -30,11 +32,11 @@ from qformer.assistant import Assistant, AssistantConfig
 from qformer.contracts import CheckpointError
 from qformer.retrieval import Ranker
 
-EMBEDDED = Path(__file__).parent / "embedded" / "loupe"
+log = logging.getLogger(__name__)
 
 
 def build(
-    model: str | Path = "embedded",
+    model: str | Path | None = None,
     segmenter: str | Path | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -46,9 +48,11 @@ def build(
 ) -> Assistant:
     """The assistant of a checkpoint, in evaluation mode.
 
-    model: "embedded", the folder of a Loupe checkpoint, the folder or hub id of a published BLIP-2
-    or InstructBLIP, or a LAVIS .pth of stage 2, with the vision and language (folders or hub ids)
-    it was trained with, and the tokenizer of its Q-Former if that reads the question. segmenter:
+    model: "photos", "paintings", the folder of a Loupe checkpoint, the folder or hub id of a
+    published BLIP-2 or InstructBLIP, or a LAVIS .pth of stage 2, with the vision and language
+    (folders or hub ids) it was trained with, and the tokenizer of its Q-Former if that reads the
+    question. None: "photos", or, where its parts are not here, "paintings", which is logged.
+    segmenter:
     another one than the checkpoint's own, by short name, folder or hub id (adapters/segmenters.py);
     a published model has none of its own and gets "auto". dtype: of the frozen parts, whatever they
     are stored in; the bridge computes in float32. quantize:
@@ -56,6 +60,10 @@ def build(
     GPUs and the CPU; the rest goes to the first GPU. Raises CheckpointError if a file is missing
     or damaged, or the memory too small.
     """
+    if model is None:
+        model, why = default_model()
+        if why:
+            log.warning(why)
     if device_map and torch.device(device).type == "cpu" and torch.cuda.is_available():
         device = "cuda:0"
     placement = Placement(str(device), quantize, device_map)
@@ -138,14 +146,16 @@ def placed(assistant: Assistant, placement: Placement) -> Assistant:
 
 def find(model: str | Path) -> ModelSource:
     """A model's folder or hub id. Raises CheckpointError where it has no config.json."""
-    folder = EMBEDDED if str(model) == "embedded" else Path(model)
+    folder = folder_of(model)
+    if default_named(model):
+        check_parts(folder)
     if not folder.is_dir() and HUB_ID.fullmatch(str(model)):
         return ModelSource(str(model))
     if not (folder / CONFIG).is_file():
         raise CheckpointError(
-            f"{str(model)!r} is not a model (it holds no {CONFIG}): give 'embedded', the folder of "
-            "a Loupe checkpoint or of a published BLIP-2 or InstructBLIP, or a hub id such as "
-            "Salesforce/blip2-opt-2.7b"
+            f"{str(model)!r} is not a model (it holds no {CONFIG}): give 'photos', 'paintings', "
+            "the folder of a Loupe checkpoint or of a published BLIP-2 or InstructBLIP, or a hub "
+            "id such as Salesforce/blip2-opt-2.7b"
         )
     return ModelSource(folder)
 
@@ -183,6 +193,23 @@ def open_checkpoint(
         config.prompt, config.decoding, config.domain, config.suggestions, config.confidence
     )
     return Assistant(vision, bridge, language, segments, settings, tokenizer)
+
+
+def own_segmenter(
+    model: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+) -> Any:
+    """The segmenter of a Loupe checkpoint and nothing else of it; None where `model` is another
+    kind of model, or the checkpoint has none. Raises CheckpointError."""
+    if str(model).endswith(lavis.SUFFIXES):
+        return None
+    source = find(model)
+    if not source.is_folder or not isinstance(source.settings().get("vision"), dict):
+        return None
+    verify(source.folder)
+    chosen = load_config(source.folder).segmenter
+    return (
+        None if chosen is None else open_part(source.folder, SEGMENTERS, chosen, dtype).to(device)
+    )
 
 
 def tokenizer_of(folder: Path, chosen: TokenizerConfig) -> Any:

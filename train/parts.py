@@ -13,7 +13,7 @@ from torch import Tensor
 
 from adapters import lora
 from adapters.bert import start_from_bert
-from adapters.build import EMBEDDED, anchored, locate
+from adapters.build import anchored, locate
 from adapters.chat_template import chat_prompt
 from adapters.checkpoint import (
     CONFIG,
@@ -24,6 +24,7 @@ from adapters.checkpoint import (
     verify,
 )
 from adapters.config import CheckpointConfig, PartConfig, TokenizerConfig
+from adapters.defaults import folder_of
 from adapters.memory import DTYPES, Placement
 from adapters.registry import LANGUAGE_MODELS, VISION_ENCODERS
 from adapters.source import read_json
@@ -126,11 +127,11 @@ def planned_parts(recipe: Recipe) -> dict[str, Any]:
 
 
 def start_folder(name: str) -> Path:
-    folder = EMBEDDED if name == "embedded" else Path(name)
+    folder = folder_of(name)
     if not (folder / CONFIG).is_file():
         raise LoupeError(
-            f"start.checkpoint={name!r} holds no {CONFIG}: give 'embedded' or the folder of a "
-            "Loupe checkpoint (a published model is converted first: loupe convert)"
+            f"start.checkpoint={name!r} holds no {CONFIG}: give 'paintings', 'photos' or the "
+            "folder of a Loupe checkpoint (a published model is converted first: loupe convert)"
         )
     return folder
 

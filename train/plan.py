@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from adapters import lora
+from adapters.defaults import default_named
 from adapters.memory import DTYPES, QUANTIZED, gigabytes, is_quantized
 from adapters.shapes import BareVision, bare_language, bare_vision
 from qformer.bridge import Bridge
@@ -203,7 +204,7 @@ def plan(recipe: Recipe, devices: int = 1, lengths: Lengths = Lengths(), gpu: bo
 def following(recipe: Recipe) -> Recipe:
     """A recipe that starts from what another shipped one will leave, with that one's parts."""
     start = recipe.start
-    if not start.checkpoint or start.checkpoint == "embedded" or Path(start.checkpoint).exists():
+    if not start.checkpoint or default_named(start.checkpoint) or Path(start.checkpoint).exists():
         return recipe
     for file in CONFIGS.glob("*.toml"):
         if file.stem != "embedded":

@@ -21,13 +21,14 @@ from train.notes import NotesConfig
 
 @dataclass(frozen=True)
 class StartConfig:
-    """Where training starts. checkpoint: "embedded", or a Loupe checkpoint's folder; or the frozen
-    parts by name: vision and language (kind and path as in a checkpoint's config.json) and the
-    Q-Former's tokenizer, which also replace a checkpoint's. bert: a BERT folder or hub id whose
-    weights the Q-Former starts from. queries: soft tokens of a picture, where they are to be more
-    than the checkpoint's; the new ones start beside the old. 0: as many as it has. shrink: what the
-    matrices in the checkpoint's Q-Former are multiplied by; one that has learned long learns
-    something else sooner from 0.6 of its weights (arXiv 1910.08475), but forgets what it knew."""
+    """Where training starts. checkpoint: "paintings", "photos", or a Loupe checkpoint's folder; or
+    the frozen parts by name: vision and language (kind and path as in a checkpoint's config.json)
+    and the Q-Former's tokenizer, which also replace a checkpoint's. bert: a BERT folder or hub id
+    whose weights the Q-Former starts from. queries: soft tokens of a picture, where they are to be
+    more than the checkpoint's; the new ones start beside the old. 0: as many as it has. shrink:
+    what the matrices in the checkpoint's Q-Former are multiplied by; one that has learned long
+    learns something else sooner from 0.6 of its weights (arXiv 1910.08475), but forgets what it
+    knew."""
 
     checkpoint: str = ""
     vision: PartConfig | None = None
@@ -44,8 +45,8 @@ class StartConfig:
             raise LoupeError("start.shrink needs start.checkpoint: nothing else is there to shrink")
         if not self.checkpoint and self.vision is None:
             raise LoupeError(
-                'start names nothing: give start.checkpoint="embedded" or another, or start.vision '
-                "and start.language"
+                'start names nothing: give start.checkpoint="paintings" or another, or '
+                "start.vision and start.language"
             )
 
 

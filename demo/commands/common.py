@@ -16,11 +16,23 @@ def dtype_wanted(args: argparse.Namespace) -> Any:
     return DTYPES[args.dtype]
 
 
+def model_of(args: argparse.Namespace) -> str:
+    """The model that is asked for, the default where none is: args.model from now on. On standard
+    error, why it is not the photos' one where that cannot be had."""
+    if args.model is None:
+        from adapters.defaults import default_model
+
+        args.model, why = default_model()
+        if why:
+            print(f"loupe: note: {why}", file=sys.stderr)
+    return args.model
+
+
 def assistant_of(args: argparse.Namespace) -> Any:
     from adapters.build import build
 
     assistant = build(
-        args.model, args.segmenter, args.device, dtype_wanted(args),
+        model_of(args), args.segmenter, args.device, dtype_wanted(args),
         vision=args.vision, language=args.language, tokenizer=args.tokenizer,
         quantize=args.quantize, device_map=args.device_map,
     )  # fmt: skip

@@ -69,12 +69,16 @@ def assistant_of(args: argparse.Namespace) -> Any:
 
 def segmenter_of(args: argparse.Namespace) -> Any:
     """The segmenter alone: --everything asks nothing of the language model."""
+    from adapters.build import own_segmenter
     from adapters.segmenters import open_segmenter
 
-    if args.segmenter is None and args.model != "embedded":
+    dtype = common.dtype_wanted(args)
+    if args.segmenter is not None:
+        segmenter = open_segmenter(args.segmenter, dtype, args.device).to(args.device)
+    else:
+        segmenter = own_segmenter(common.model_of(args), dtype, args.device)
+    if segmenter is None:
         return assistant_of(args).segmenter
-    chosen = args.segmenter or "embedded"
-    segmenter = open_segmenter(chosen, common.dtype_wanted(args), args.device).to(args.device)
     set_cleaning(segmenter, args.clean)
     return segmenter
 

@@ -180,7 +180,7 @@ class Api:
 
     async def retrieve(self, request: Request) -> Response:
         name = request.path_params["model"]
-        if name not in (self.model, "loupe"):
+        if name not in form.names(self.model):
             text = f"the model {name[:60]!r} is not served here: ask for {self.model!r}"
             return refusal(form.RequestError(text, "model", "model_not_found", 404))
         return JSONResponse(self._model())

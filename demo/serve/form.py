@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from demo.arguments import shown
+from demo.models import PAINTINGS
 from demo.serve.limits import BusyError, Limits, is_text
 from qformer.contracts import Decoding, LoupeError, hint
 
@@ -68,6 +69,11 @@ class Asked:
         return Decoding(**values)
 
 
+def names(model: str) -> tuple[str, ...]:
+    """What a program may call the model that is served."""
+    return (model, "loupe", "embedded") if model == PAINTINGS else (model, "loupe")
+
+
 def parse(body: Any, model: str, limits: Limits) -> Asked:
     """A request's JSON, read. Raises RequestError naming the part that is wrong."""
     if not isinstance(body, dict):
@@ -82,7 +88,7 @@ def parse(body: Any, model: str, limits: Limits) -> Asked:
         if value is not None and value not in allowed:
             may = " or ".join(map(json.dumps, allowed))
             raise RequestError(f"{key} {shown(value)} is not supported: leave it {may}", key)
-    if body.get("model") not in (model, "loupe"):
+    if body.get("model") not in names(model):
         raise RequestError(
             f"the model {shown(body.get('model'))} is not served here: ask for {model!r}",
             "model", "model_not_found", 404,

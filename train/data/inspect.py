@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
                         help="pictures to open and check, 0 for all (%(default)s)")  # fmt: skip
     parser.add_argument("--page", metavar="FILE", help="write an HTML page of samples")
     parser.add_argument("--samples", metavar="N", type=int, default=24, help="on the page")
-    parser.add_argument("--model", metavar="M", default="embedded",
+    parser.add_argument("--model", metavar="M", default="paintings",
                         help="whose prompt and tokens the page shows (%(default)s)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="the counts as one JSON object")
     arguments = parser.parse_args(argv)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from adapters.defaults import default_model
 from adapters.memory import DTYPES
 from adapters.peers import open_peer
 from adapters.peers.sentences import SentenceEncoder
@@ -60,7 +61,9 @@ def models_of(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]
     about: dict[str, Any] = {}
     preset, dtype = TASKS[args.task].preset, DTYPES[args.dtype]
     if not args.no_model:
-        source = args.model or "embedded"
+        source, why = (args.model, "") if args.model else default_model()
+        if why:
+            print(f"loupe: note: {why}", file=sys.stderr)
         model = open_model(
             source, "loupe", args.segmenter, args.device, dtype, args.preset, args.vision,
             args.language,

@@ -35,7 +35,7 @@ class LoupeLmms(lmms):
 
     def __init__(
         self,
-        model: str = "embedded",
+        model: str = "paintings",
         device: str = "cpu",
         dtype: str = "fp32",
         segmenter: str | None = None,

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adapters.build import EMBEDDED, build, find, locate
+from adapters.build import build, find, locate
 from adapters.config import PartConfig
+from adapters.defaults import default_named, folder_of
 from adapters.folder import revision_of
 from adapters.lavis import SUFFIXES
 from adapters.peers.base import Batch
@@ -172,9 +173,10 @@ def provenance(model: str) -> dict[str, Any]:
     """What identifies a model: its name, revision where it has one, and a hash of all its files."""
     if model.startswith(("http://", "https://")):
         return {"model": model}  # a server does not say what it runs
-    if model == "embedded" or Path(model).is_dir():
-        folder = EMBEDDED if model == "embedded" else Path(model)
-        return {"model": model, "sha256": hash_of(model_files(folder))}
+    folder = folder_of(model)
+    if folder.is_dir():
+        name = default_named(model) or model
+        return {"model": name, "sha256": hash_of(model_files(folder))}
     if Path(model).is_file():
         return {"model": model, "sha256": hash_of([Path(model)])}
     return {"model": model, "revision": revision_of(model)}
