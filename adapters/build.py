@@ -207,9 +207,9 @@ def own_segmenter(
         return None
     verify(source.folder)
     chosen = load_config(source.folder).segmenter
-    return (
-        None if chosen is None else open_part(source.folder, SEGMENTERS, chosen, dtype).to(device)
-    )
+    if chosen is None:
+        return None
+    return open_part(source.folder, SEGMENTERS, chosen, dtype).to(device)
 
 
 def tokenizer_of(folder: Path, chosen: TokenizerConfig) -> Any:

@@ -85,15 +85,15 @@ def segmenter_of(args: argparse.Namespace) -> Any:
 
 def made_by(args: argparse.Namespace) -> dict[str, Any]:
     """What decides, beside the settings, what `segmenter_of` finds."""
+    from adapters.defaults import folder_of
     from adapters.segmenters import AUTO, default_name
     from demo.everything import state_of
 
-    whole = args.segmenter is None and args.model != "embedded"
-    name = args.model if whole else args.segmenter or "embedded"
+    name = args.segmenter or common.model_of(args)
     name = default_name(args.device) if name == AUTO else name
     return {
         "segmenter": name,
-        "files": state_of(name),
+        "files": state_of(str(folder_of(name))),
         "clean": args.clean,
         "dtype": args.dtype,
         "device": str(args.device).partition(":")[0],
