@@ -55,7 +55,7 @@ class Picture:
     regions: Regions
     talk: Talk
     small: np.ndarray  # for snapshots
-    advised: Any = None  # the assistant that `talk` was asked to say something of
+    advised: bool = False  # whether the model knows such pictures has been looked at
 
     @property
     def size(self) -> tuple[int, int]:

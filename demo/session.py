@@ -148,12 +148,13 @@ class Session:
                     picture.regions.read_by(picture.view)
                     picture.talk.read_by(picture.view, self.settings.composer)
                     picture.talk.advise(None)
+                    picture.advised = False
 
     def _advise(self, picture: Picture) -> None:
         """Say whether the model knows such pictures, once for each model."""
-        if picture.advised is not picture.view.assistant:
+        if not picture.advised:
             picture.talk.advise(advice(picture.view, self._model()))
-            picture.advised = picture.view.assistant
+            picture.advised = True
 
     def set(self, settings: Settings) -> None:
         """Raises LoupeError where two settings exclude each other."""

