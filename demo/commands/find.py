@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         view = ranker.encode(image)
     else:
         view = common.assistant_of(args).encode(image)
-        common.warn_unfamiliar(view)
+        common.warn_unfamiliar(view, model)
 
     def told(done: int, total: int) -> None:
         progress(f"looking: {done} of {total} clicks", done, total)

@@ -147,7 +147,7 @@ def launch(
     listening = listen(host, port)
     model = Model(build, metrics, title, chooser, saves, limits.sessions, settle)
     doors = Late(model.loader, limits, metrics)
-    blocks = build_page(model.chat, title)
+    blocks = build_page(model.chat, title, model.loader.model)
     add_calls(blocks, doors.calls, limits.answers)
     blocks.queue(max_size=limits.queue, api_open=False)
     app = mount(blocks, routes(model.loader, doors, metrics), limits, public_url)

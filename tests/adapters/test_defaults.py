@@ -11,7 +11,14 @@ import torch
 from adapters import defaults, packages
 from adapters.build import build, find, own_segmenter
 from adapters.checkpoint import list_files, load_config, write_manifest
-from adapters.defaults import PAINTINGS, PHOTOS, default_model, default_named, folder_of
+from adapters.defaults import (
+    PAINTINGS,
+    PHOTOS,
+    default_model,
+    default_named,
+    folder_of,
+    package_parts,
+)
 from demo import models
 from demo.cli import main, parse
 from demo.commands import common
@@ -144,3 +151,12 @@ def test_doctor_looks_at_both(photos, capsys):
     assert "photos weights" in text
     assert "paintings weights" in text
     assert torch.__version__ in text
+
+
+def test_a_part_that_a_part_names_counts_too(photos, tmp_path):
+    assert package_parts(photos) == ["tiny"]
+    vision = (photos / json.loads((photos / "config.json").read_text())["vision"]["path"]).resolve()
+    page = vision / "config.json"
+    page.write_text(json.dumps(json.loads(page.read_text()) | {"trunk": "package:trunk"}))
+    assert package_parts(photos) == ["tiny", "trunk"]
+    assert default_model()[0] == PAINTINGS

