@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -22,6 +22,7 @@ _NEAR = {"bag": {"purse", "wallet"}, "glasses": {"sunglasses"}, "jeans": {"pants
          {"romper"}, "sunglasses": {"glasses"}, "hat": {"accessories"}}  # fmt: skip
 
 Captioned = dict[str, Captions]  # by photo
+Fact = tuple[str, str, str]  # a photo, a thing, and the answer
 
 
 def by_photo(regions: Sequence[Region]) -> dict[str, list[Region]]:
@@ -62,31 +63,29 @@ def absent_names(
     return list(found)
 
 
-def coco_exist(regions: Sequence[Region]) -> Iterator[Lines]:
-    """COCO's classes, as many absent as present."""
+def coco_asked(regions: Sequence[Region]) -> Iterator[Fact]:
+    """COCO's classes, as many absent as present; small things are not asked for."""
+    here = by_photo(regions)
     photos = {
         image: {r.name for r in ones if not r.stuff and r.share > SMALL / 10}
-        for image, ones in by_photo(regions).items()
+        for image, ones in here.items()
     }
-    every = {image: {r.name for r in ones} for image, ones in by_photo(regions).items()}
     often = Counter(name for names in photos.values() for name in names)
     together = company([sorted(names) for names in photos.values()])
     for image, names in photos.items():
-        lines = Lines("exist", image)
-        for name in sorted(names):
-            lines.exists(name, True, 2)
-        for name in absent_names(every[image], COCO, len(names), often, together, lines.rng):
-            lines.exists(name, False, 2)
-        yield lines
+        every = {region.name for region in here[image]}
+        rng = draws("exist", image)
+        yield from ((image, name, "yes") for name in sorted(names))
+        for name in absent_names(every, COCO, len(names), often, together, rng):
+            yield image, name, "no"
 
 
-def caption_exist(captioned: Captioned, most: int = 300) -> Iterator[Lines]:
+def captions_asked(captioned: Captioned, most: int = 300) -> Iterator[Fact]:
     """Things that captions name, each as often there as not; half of those that are not stand
     beside what they often go with."""
     there = {image: captions.there() for image, captions in captioned.items()}
     absent = {image: set(captions.absent()) for image, captions in captioned.items()}
     together = company(list(there.values()))
-    found: dict[str, Lines] = {}
     for name in NOUNS:
         rng = draws("exist", name)
         yes = [image for image, names in there.items() if name in names]
@@ -94,14 +93,19 @@ def caption_exist(captioned: Captioned, most: int = 300) -> Iterator[Lines]:
         each = min(len(yes), len(no), most)
         if not each:
             continue
+        yield from ((yes[i], name, "yes") for i in rng.permutation(len(yes))[:each])
         close = np.array([1e-6 + sum(together[name][o] for o in there[i]) for i in no])
-        asked = [(yes[i], True) for i in rng.permutation(len(yes))[:each]]
         hard = rng.choice(len(no), each // 2, replace=False, p=close / close.sum())
         rest = [i for i in rng.permutation(len(no)) if i not in set(hard.tolist())]
-        asked += [(no[i], False) for i in [*hard, *rest[: each - len(hard)]]]
-        for image, is_there in asked:
-            lines = found.setdefault(image, Lines("exist", image))
-            lines.exists(name, is_there, 2)
+        yield from ((no[i], name, "no") for i in [*hard, *rest[: each - len(hard)]])
+
+
+def exist(facts: Iterable[Fact]) -> Iterator[Lines]:
+    """Each fact in two wordings."""
+    found: dict[str, Lines] = {}
+    for image, name, answer in facts:
+        lines = found.setdefault(image, Lines("exist", image))
+        lines.exists(name, answer == "yes", 2)
     yield from found.values()
 
 
@@ -145,15 +149,15 @@ def worn_exist(regions: Sequence[Region]) -> Iterator[Lines]:
         yield lines
 
 
-def counts(captioned: Captioned, regions: Sequence[Region]) -> Iterator[Lines]:
+def counted(captioned: Captioned, regions: Sequence[Region], most: int = MOST_ONES) -> list[Fact]:
     """One to four of a thing, and now and then none: what captions agree on, and COCO's things
-    where none is too small to be seen."""
-    found: list[tuple[str, str, str]] = []  # photo, thing, number
+    where none is too small to be seen. most: photos with one of a thing, by captions."""
+    found: list[Fact] = []
     ones: Counter[str] = Counter()
     for image, captions in captioned.items():
         for name, number in captions.counts().items():
             ones[name] += number == 1
-            if number > 1 or ones[name] <= MOST_ONES:
+            if number > 1 or ones[name] <= most:
                 found.append((image, name, NUMBERS[number - 1]))
         absent = sorted(set(captions.absent()) & set(COUNTED))
         rng = draws("none", image)
@@ -169,12 +173,17 @@ def counts(captioned: Captioned, regions: Sequence[Region]) -> Iterator[Lines]:
         name = COCO[int(rng.integers(len(COCO)))]
         if name not in numbers:
             found.append((image, name, "none"))
-    lines: dict[str, Lines] = {}
+    return found
+
+
+def counts(facts: Iterable[Fact]) -> Iterator[Lines]:
+    """The rarer the number, the more wordings."""
+    found: dict[str, Lines] = {}
     times = {"one": 2, "none": 1, "two": 3}
-    for image, name, number in found:
-        one = lines.setdefault(image, Lines("count", image))
-        one.count(name, number, times.get(number, 6))
-    yield from lines.values()
+    for image, name, number in facts:
+        lines = found.setdefault(image, Lines("count", image))
+        lines.count(name, number, times.get(number, 6))
+    yield from found.values()
 
 
 def caption_colours(captioned: Captioned) -> Iterator[Lines]:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from train.photos.lines import Lines, read_jsonl
-from train.photos.names import with_article
+from train.photos.lines import Lines, Regions, read_jsonl
 from train.photos.wordings import ask
 
 SETS = ("imagenet", "caltech101", "grocery", "clothing")
@@ -96,15 +95,20 @@ def held_back(found: list[Labelled]) -> set[str]:
     return held
 
 
+def whole(file: Path) -> Regions:
+    """The whole of a picture as a region."""
+    with Image.open(file) as opened:
+        return [{"box": [0, 0, *opened.size]}]
+
+
 def labels(source: Path, found: list[Labelled]) -> Iterator[Lines]:
     """Each photo as a region of its own whole, and once without one."""
     for one in found:
         lines = Lines("labels", one.image)
-        with Image.open(source / one.image) as opened:
-            region = [{"box": [0, 0, *opened.size]}]
-        texts = [one.name, with_article(one.name)]
+        region = whole(source / one.image)
+        texts = [one.name]
         if one.kind and one.kind not in one.name:
-            texts.append(f"{with_article(one.name)}, a kind of {one.kind}")
+            texts.append(f"{one.name}, a kind of {one.kind}")
         lines.say(texts, one.name, region)
         lines.fact("what", one.name, one.name, region)
         lines.question(*ask(lines.rng, "what", 1, marked=False), one.name, one.name)

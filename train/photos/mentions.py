@@ -28,6 +28,7 @@ COUNTED = tuple(
         )
     )
 )
+MANY, UNCLEAR = -1, 0
 NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4}
 # What may stand between a number and what it counts, beside colours.
 _DESCRIBING = words(
@@ -103,16 +104,17 @@ class Captions:
 
     def counts(self) -> dict[str, int]:
         """How many of COUNTED there are, one to four, where at least two captions say so and none
-        says otherwise."""
+        says otherwise; of one, which may be one of several, three and no word of another."""
         found = {}
         for name in COUNTED:
             said = [number_in(tokens, name) for tokens in self.tokens]
-            numbers = {number for number in said if number is not None}
-            needed = 3 if numbers == {1} else 2
-            if len(numbers) == 1 and sum(n is not None for n in said) >= needed:
-                number = numbers.pop()
-                if number and not (number == 1 and any(_OTHERS & one for one in self.words)):
-                    found[name] = number
+            numbers = {number for number in said if number is not None} - {MANY}
+            if len(numbers) != 1 or numbers == {UNCLEAR}:
+                continue
+            number = numbers.pop()
+            more = MANY in said or any(_OTHERS & one for one in self.words)
+            if said.count(number) >= (2 if number > 1 else 3) and not (number == 1 and more):
+                found[name] = number
         return found
 
     def colours(self) -> dict[str, str]:
@@ -137,20 +139,21 @@ class Captions:
 
 
 def number_in(tokens: Sequence[str], name: str) -> int | None:
-    """How many of a thing one caption speaks of; None if of none, 0 if that is unclear."""
+    """How many of a thing one caption speaks of; MANY if of several without a number, UNCLEAR if of
+    it twice, None if it tells nothing."""
     forms = {name, plural(name)}
     places = [n for n, word in enumerate(tokens) if word in forms]
     if not places:
         return None
     if len(places) > 1:
-        return 0
-    start = places[0]
+        return UNCLEAR
+    start, lone = places[0], tokens[places[0]] == name
     while start and tokens[start - 1] in {*_DESCRIBING, *COLOURS, *SPELLINGS, "and"}:
         start -= 1
     number = _SINGULAR.get(tokens[start - 1]) if start else None
-    if number is None or (number == 1) != (tokens[places[0]] == name):
-        return 0
-    return number
+    if number is None:
+        return None if lone else MANY
+    return number if (number == 1) == lone else UNCLEAR
 
 
 # Things with one colour; clothes are left out, since several people wear some.

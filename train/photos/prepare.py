@@ -1,9 +1,8 @@
 """`loupe data photos SOURCE --out FOLDER`: public photo data as training data in our own format.
 
-Each set becomes a file, NAME.jsonl, to be read as format = "folder" with images = SOURCE (blank's
-pictures are painted into FOLDER/images and need no `images`), so that a recipe weights each. What
-is kept back to choose between models is in val-NAME.jsonl. A photo is either learned or kept back,
-in all sets alike.
+Each set becomes a file, NAME.jsonl, to be read as format = "folder" with images = SOURCE, so that a
+recipe weights each. What is kept back to choose between models is in val-NAME.jsonl. A photo is
+either learned or kept back, in all sets alike. Pictures of nothing are painted into FOLDER/images.
 """
 
 from __future__ import annotations
@@ -51,8 +50,7 @@ class Source:
         self.held = {*photos[:FLICKR_HELD], *labels.held_back(self.labels)}
 
     def is_held(self, image: str) -> bool:
-        part = next((name for name in HELD if f"{name}/" in image), None)
-        return image in self.held or (part is not None and share_of(image) < HELD[part])
+        return image in self.held or held_by_name(image)
 
     def sets(self, out: Path) -> dict[str, Iterator[Lines]]:
         told = {**self.flickr, **self.coco, **self.small}
@@ -67,21 +65,27 @@ class Source:
             "labels": labels.labels(self.folder, self.labels),
             "parts": regions.worn(self.parts),
             "exist": chain(
-                facts.coco_exist(self.things),
-                facts.caption_exist(learned),
-                facts.caption_exist(kept),
+                facts.exist(facts.coco_asked(self.things)),
+                facts.exist(facts.captions_asked(learned)),
+                facts.exist(facts.captions_asked(kept)),
                 facts.label_exist(self.labels),
                 facts.worn_exist(self.parts),
             ),
-            "count": facts.counts(told, self.things),
+            "count": facts.counts(facts.counted(told, self.things)),
             "colour": chain(
                 regions.colours([*self.things, *self.parts], self.referred),
                 facts.caption_colours(told),
             ),
             "vqa": texts.questions(self.folder),
             "talk": talk.talk(photos),
-            "blank": talk.blanks(out),
+            "blank": talk.blanks(out, self.folder),
         }
+
+
+def held_by_name(image: str) -> bool:
+    """Whether a photo is among the share of its set that is kept back."""
+    part = next((name for name in HELD if f"{name}/" in image), None)
+    return part is not None and share_of(image) < HELD[part]
 
 
 def prepare(folder: Path, out: Path, say=lambda line: None) -> dict[str, int]:

@@ -18,7 +18,7 @@ from adapters.images import load_image, load_region_mask
 from adapters.rle import decode_rle, encode_rle
 from train.photos.colours import COLOURS, SPELLINGS, colour_of
 from train.photos.lines import Lines, Regions, draws, read_jsonl
-from train.photos.names import COCO, PEOPLE, stuff_name, with_article, words
+from train.photos.names import COCO, PEOPLE, stuff_name, words
 
 SEEN = 3e-4  # of the picture: the least that a thing must cover to be named
 PLAIN = 1e-3  # the least to be named in several wordings
@@ -65,9 +65,9 @@ def coco_regions(source: Path, folder: str) -> list[Region]:
 
 def named(kind: str, region: Region, lines: Lines, times: int) -> None:
     """A region's name as a caption of it and as the answer to a question."""
-    texts = [region.name, with_article(region.name)]
+    texts = [region.name]
     if region.colour:
-        texts.append(with_article(f"{region.colour} {region.name}"))
+        texts.append(f"{region.colour} {region.name}")
     lines.say(texts, region.name, [region.region])
     lines.fact(kind, region.name, region.name, [region.region], times=times)
 
@@ -159,10 +159,18 @@ def referred(source: Path) -> list[Referred]:
         x, y, w, h = line["box_xywh_rel"]
         box = [x * width, y * height, (x + w) * width, (y + h) * height]
         add(found, Referred(image, box, [clean(line["expression"])]))
-    for line in read_jsonl(source / "coco_nc/tasks/refer.jsonl"):
+    for one in referred_in(source, "coco_nc"):
+        add(found, one)
+    return list(found.values())
+
+
+def referred_in(source: Path, folder: str) -> list[Referred]:
+    """The expressions among the tasks of coco_nc or coco_by."""
+    found: dict[tuple[str, str], Referred] = {}
+    for line in read_jsonl(source / folder / "tasks/refer.jsonl"):
         x, y, w, h = line["bbox_xywh"]
         expressions = [clean(one) for one in line["expressions"]]
-        image = f"coco_nc/{line['image']}"
+        image = f"{folder}/{line['image']}"
         add(found, Referred(image, [x, y, x + w, y + h], expressions, line["category_name"]))
     return list(found.values())
 

@@ -3,6 +3,7 @@ in which there is nothing to see."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -156,13 +157,16 @@ def paint_blank(rng: np.random.Generator) -> np.ndarray:
     return np.clip(picture, 0, 255).astype(np.uint8)
 
 
-def blanks(out: Path, count: int = BLANKS) -> Iterator[Lines]:
-    """Pictures of nothing, painted into out/images; what is asked of them gets no invention."""
+def blanks(out: Path, source: Path, count: int = BLANKS) -> Iterator[Lines]:
+    """Pictures of nothing, painted into out/images; what is asked of them gets no invention. They
+    are named as seen from `source`, as all pictures are."""
     folder = out / "images"
     folder.mkdir(parents=True, exist_ok=True)
+    there = Path(os.path.relpath(folder.resolve(), source.resolve())).as_posix()
     for number in range(count):
         name = f"blank-{number:03d}.png"
-        lines = Lines("blank", name)
+        lines = Lines("blank", f"{there}/{name}")
+        lines.rng = draws("blank", name)
         Image.fromarray(paint_blank(lines.rng)).save(folder / name)
         region = [{"box": [SIDE // 4, SIDE // 4, 3 * SIDE // 4, 3 * SIDE // 4]}]
         for place in lines.rng.permutation(len(BLANK_ASKS))[:4]:
