@@ -70,14 +70,9 @@ class Edges(nn.Sequential):
     """A fine map of the trunk -> what joins in the decoder, where SAM 2 has one convolution."""
 
     def __init__(self, width: int, out: int) -> None:
-        super().__init__(
-            ChannelNorm(width),
-            nn.Conv2d(width, out, 1),
-            nn.GELU(),
-            nn.Conv2d(out, out, 3, padding=1),
-        )
-        nn.init.zeros_(self[-1].weight)  # until it has learned what to add
-        nn.init.zeros_(self[-1].bias)
+        last = nn.Conv2d(out, out, 3, padding=1)
+        super().__init__(ChannelNorm(width), nn.Conv2d(width, out, 1), nn.GELU(), last)
+        nn.init.zeros_(last.weight)  # until it has learned what to add
 
 
 class Around(nn.Module):

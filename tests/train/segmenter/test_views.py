@@ -7,8 +7,8 @@ from PIL import Image
 
 from adapters.coco import add_to_dataset
 from qformer.contracts import LoupeError, Segmentation
-from train.segmenter_data import Pictured, Views, crop, light, paste, read_pictures
-from train.segmenter_score import ious, largest, middle
+from train.segmenter.data import Pictured, Views, crop, light, paste, read_pictures
+from train.segmenter.score import ious, largest, middle
 
 
 def square(top, left, side, size=(40, 60)):
