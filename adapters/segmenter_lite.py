@@ -74,8 +74,7 @@ class Edges(nn.Sequential):
     def __init__(self, width: int, out: int) -> None:
         last = nn.Conv2d(out, out, 3, padding=1)
         super().__init__(ChannelNorm(width), nn.Conv2d(width, out, 1), nn.GELU(), last)
-        for parameter in last.parameters():
-            nn.init.zeros_(parameter)  # until it has learned what to add
+        nn.init.zeros_(last.weight)  # until it has learned what to add
 
 
 class Around(nn.Module):

@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
 
         return embedded(argv[1:])
     if list(argv[:1]) == ["segmenter"]:
-        from train.segmenter_tune import main as tune
+        from train.segmenter.cli import main as tune
 
         return tune(argv[1:])
     parser = Parser(

@@ -12,7 +12,7 @@ from qformer.contracts import LoupeError
 from train.data.readers import read
 from train.data.sample import Tally
 from train.data.source import DataConfig
-from train.segmenter_data import read_pictures
+from train.segmenter.data import read_pictures
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from train.data.readers import READERS, STREAMED, read
 from train.data.sample import Tally
 from train.data.source import DataConfig
 from train.recipe import read_recipe
-from train.segmenter_data import read_pictures
+from train.segmenter.data import read_pictures
 
 MINUTES = float(os.environ.get("LOUPE_FUZZ_MINUTES", "0"))
 SEED = int(os.environ.get("LOUPE_FUZZ_SEED", "0"))

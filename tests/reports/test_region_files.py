@@ -16,7 +16,7 @@ from train.data.inspect import main as data_main
 from train.data.readers import read
 from train.data.sample import Area, Tally
 from train.data.source import DataConfig
-from train.segmenter_data import read_pictures
+from train.segmenter.data import read_pictures
 
 SIZE = (40, 60)
 SQUARE = [5, 5, 25, 5, 25, 20, 5, 20]

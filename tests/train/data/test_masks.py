@@ -10,7 +10,7 @@ from adapters.coco import read_dataset
 from demo.cli import main as loupe
 from qformer.contracts import LoupeError
 from train.data.masks import FORMS, main
-from train.segmenter_data import read_pictures
+from train.segmenter.data import read_pictures
 
 
 def saved(folder, name, values):

@@ -1,6 +1,7 @@
 """Tuning a segmenter on COCO masks: what is learned, what stays, what is saved."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,14 +10,17 @@ import torch
 from PIL import Image
 
 from adapters.coco import annotation, dataset, write_json
+from adapters.segmenter_lite import LiteSamConfig
 from adapters.segmenters import open_segmenter
 from qformer.contracts import LoupeError
 from qformer.proposals import Proposal
 from train import cli
-from train.loop import LoopConfig
-from train.segmenter_data import read_pictures, split
-from train.segmenter_score import measure
-from train.segmenter_tune import TuneConfig, TuneStage
+from train.loop import LoopConfig, fit
+from train.segmenter import cli as segmenter_cli
+from train.segmenter.data import read_pictures, split
+from train.segmenter.neck import NeckStage
+from train.segmenter.score import measure
+from train.segmenter.stage import TuneConfig, TuneStage
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +146,35 @@ def test_a_small_segmenter_learns_from_ever_new_views(data, tmp_path):
     values = json.loads((tmp_path / "run" / "segmenter" / "config.json").read_text())
     assert values["image_size"] == 96
     assert (tmp_path / "run" / "segmenter" / values["trunk"]).resolve().is_file()
+
+
+def test_a_new_neck_comes_to_say_what_the_sam_says_whose_decoder_it_feeds(data, tmp_path, sam):
+    segmenter = open_segmenter(tiny_segmenters.lite_sam(tmp_path))
+    settings = TuneConfig(LoopConfig(steps=30, batch=2, lr=1e-2, warmup=1), masks=1)
+    pictures = read_pictures(data / "set.json", data)
+    stage = NeckStage(TuneStage(segmenter, pictures, settings), open_segmenter(sam))
+    before = {name: value.clone() for name, value in segmenter.state_dict().items()}
+    batch = stage.batch(np.random.default_rng(0))
+    first = float(stage.losses(batch)["neck"].detach())
+    fit(stage, settings.loop, tmp_path / "run", lambda line: None)
+    assert float(stage.losses(batch)["neck"].detach()) < 0.7 * first
+    changed = {n for n, value in segmenter.state_dict().items() if not value.equal(before[n])}
+    assert changed
+    assert all(name.startswith("model.neck.") for name in changed)
+
+
+def test_a_new_one_is_trained_from_nothing_by_one_command(data, tmp_path, monkeypatch):
+    folder = tiny_segmenters.lite_sam(tmp_path)
+    trunk = {"trunk": str(folder / "trunk.safetensors")}
+    monkeypatch.setattr(segmenter_cli, "LiteSamConfig", partial(LiteSamConfig, **trunk))
+    words = ["segmenter", str(data / "set.json"), "--from", "new:lite", "--size", "64",
+             "--out", str(tmp_path / "run"), "--steps", "2", "--neck", "2", "--batch", "1",
+             "--hold", "0"]  # fmt: skip
+    assert cli.main(words) == 0
+    made = open_segmenter(tmp_path / "run" / "segmenter")
+    assert (made.family, made.input_size) == ("lite-sam", 64)
+    assert cli.main(words) == 0  # again: nothing is left to do
+    assert open_segmenter(tmp_path / "run" / "segmenter").tag == made.tag
 
 
 def test_settings_that_are_none_are_refused(data, sam, tmp_path):

@@ -10,8 +10,8 @@ from PIL import Image
 from adapters.coco import annotation, dataset, write_json
 from qformer.contracts import LoupeError, Segmentation
 from qformer.proposals import Proposal
-from train.segmenter_data import Views, crop, light, paste, read_pictures
-from train.segmenter_score import ious, largest, middle
+from train.segmenter.data import Views, crop, light, paste, read_pictures
+from train.segmenter.score import ious, largest, middle
 
 
 def square(top, left, side, size=(40, 60)):

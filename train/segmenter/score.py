@@ -16,7 +16,7 @@ import torch
 from adapters.components import Parts
 from adapters.images import load_image
 from qformer.contracts import ImageError, RegionError, SegmentPrompt
-from train.segmenter_data import Pictured
+from train.segmenter.data import Pictured
 
 MOST = 200  # masks that are measured, spread over all pictures
 SMALLEST = 0.01  # share of the picture that they cover
