@@ -12,6 +12,7 @@ from train.data.sample import BadSampleError, Sample, Tally, Turn
 from train.data.source import DataConfig, read_json_file, read_lines
 
 STATEMENT = "true or false: {}"
+NLVR_SPLITS = ("train", "dev", "test")
 
 
 def commonest_first(answers: list[str]) -> tuple[str, ...]:
@@ -135,11 +136,20 @@ def statement(text: str, label: bool) -> Turn:
     return Turn(STATEMENT.format(text), (answer,), choices=("true", "false"))
 
 
+def nlvr_files(part: str) -> tuple[str, ...]:
+    return f"{part}.jsonl", f"{part}.json", f"{part}/{part}.json"
+
+
 def read_nlvr(config: DataConfig, tally: Tally) -> Iterator[Sample]:
     """NLVR's dev.json, a line a sentence, which is drawn in several permutations of its boxes: a
     sample each."""
-    part = config.splits_beside("*.jsonl", "*/*.json") or Path(config.path).stem
-    file = config.inside(f"{part}.jsonl", f"{part}.json", f"{part}/{part}.json")
+    path, part = Path(config.path), config.split or Path(config.path).stem
+    if path.is_dir():
+        there = {
+            name for name in NLVR_SPLITS for file in nlvr_files(name) if (path / file).exists()
+        }
+        part = config.one_split(there) or NLVR_SPLITS[0]
+    file = config.inside(*nlvr_files(part))
     gallery = config.gallery(f"{part}_images.zip", f"{part}/images", "images")
     for place, line in read_lines(file):
         with tally.row(place):
