@@ -53,7 +53,7 @@ def default_model() -> tuple[str, str]:
     try:
         check_parts(DEFAULTS[PHOTOS].folder)
     except CheckpointError as error:
-        return PAINTINGS, f"this is the model for paintings, not the one for photos: {error}"
+        return PAINTINGS, f"the paintings' model is open, the photos' one cannot be: {error}"
     return PHOTOS, ""
 
 

@@ -133,8 +133,7 @@ def locate_package(name: str) -> Path:
     package, folder = package_of(name), cache_folder() / name
     if not folder.is_dir():
         raise CheckpointError(
-            f"{name} (the package {package.pip} {package.version}) is not set up here: run "
-            f"`{SET_UP}`"
+            f"{name} (of {package.pip} {package.version}) is not set up here: run `{SET_UP}`"
         )
     try:
         files = sorted(folder.iterdir())

@@ -126,7 +126,7 @@ def memory_check() -> Check:
         return Check("memory", "ok", "unknown on this system")
     says = f"{pages * page:.1f} GB, {free * page:.1f} GB of it free"
     if pages * page < 2:
-        return Check("memory", "broken", f"{says}: the embedded default wants 2 GB")
+        return Check("memory", "broken", f"{says}: the models that ship want 2 GB")
     return Check("memory", "ok", says)
 
 

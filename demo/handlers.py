@@ -71,10 +71,11 @@ class Chat:
             if name == "choose":
                 self.loader.choose(**fields)
                 yield from self.status()
-            else:
+            if name == "list" or self.loader.error:
                 yield page.header(self.loader, choices=chooser.choices())
         except LoupeError as error:
-            yield page.header(self.loader, note=str(error))
+            told = {} if chooser is None else {"choices": chooser.choices()}
+            yield page.header(self.loader, note=str(error), **told)
 
     def drop(self, key: str) -> None:
         self.sessions.drop(key)

@@ -51,7 +51,8 @@ class Chooser:
             return {"model": name, "suits": suits, "licence": licence, "memory": needs}
 
         models = [
-            row(name, one.suits, one.licence, default_count(name)) | {"segmenter": None}
+            row(name, one.suits + missing(name), one.licence, default_count(name))
+            | {"segmenter": None}
             for name, one in DEFAULTS.items()
             if one.folder.is_dir()
         ]
@@ -98,6 +99,19 @@ class Chooser:
             smaller = {name: name for name in PRECISIONS if name != "fp32"}
         dtype, quantize = PRECISIONS[precision]
         check(what, replace(count, **more), dtype, Placement(self.device, quantize), smaller)
+
+
+def missing(name: str) -> str:
+    """What the list adds to a default whose parts are not here."""
+    from adapters.defaults import check_parts, folder_of
+    from adapters.download import SET_UP
+    from qformer.contracts import CheckpointError
+
+    try:
+        check_parts(folder_of(name))
+    except CheckpointError:
+        return f", after `{SET_UP}`"
+    return ""
 
 
 def default_count(name: str) -> Count:

@@ -291,7 +291,7 @@ def test_the_readmes_commands_name_pictures_that_ship():
 
 def test_the_readmes_python_runs(tiny_assistant, monkeypatch, capsys):
     """On a random model: what the README writes is what the code offers."""
-    monkeypatch.setattr(adapters, "build", lambda: tiny_assistant)
+    monkeypatch.setattr(adapters, "build", lambda model: tiny_assistant)
     monkeypatch.chdir(ROOT)
     readme = (ROOT / "README.md").read_text()
     names: dict = {}

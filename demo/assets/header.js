@@ -20,7 +20,7 @@ function show() {
   const banner = root.parentElement.querySelector('.lh-why');
   banner.hidden = !why;
   banner.textContent = banner.title = why || '';
-  document.body.dataset.why = Boolean(why);
+  document.documentElement.style.setProperty('--why', why ? '35px' : '0px');
   use(model, state);
   dialog.querySelector('.lh-note').textContent = props.value?.note || '';
   if (props.value?.note && !dialog.open) dialog.showModal();

@@ -18,7 +18,7 @@ from demo.models import PAINTINGS, PHOTOS, Chooser
 SAYS = "open the chat in a browser, and serve programs beside it"
 EXAMPLES = """examples:
   loupe chat
-  loupe chat --model FOLDER --port 8000
+  loupe chat --model paintings --port 8000
   loupe chat --hash-password
   loupe chat --host 0.0.0.0 --auth NAME:HASH
   curl localhost:7860/v1/models

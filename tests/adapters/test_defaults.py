@@ -117,6 +117,7 @@ def test_the_chat_says_which_it_opens_and_lists_both(photos, capsys):
     shutil.rmtree(packages.cache_folder())
     again = chooser_of(parse(["chat"])).choices()["models"][0]
     assert again["memory"] == rows[PHOTOS]["memory"]
+    assert again["suits"] == rows[PHOTOS]["suits"] + ", after `loupe setup photos`"
     name, why = settled(parse(["chat"]))
     assert name == PAINTINGS
     assert capsys.readouterr().err == f"loupe: note: {why}\n"

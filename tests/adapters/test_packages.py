@@ -79,7 +79,9 @@ def change(monkeypatch, **values) -> None:
 
 
 def test_a_part_is_fetched_once_and_then_found(index, monkeypatch):
-    with pytest.raises(CheckpointError, match=r"tiny-trunk 1\.0\) is not set up.*`loupe setup ph"):
+    with pytest.raises(
+        CheckpointError, match=r"tiny \(of tiny-trunk 1\.0\) is not set up.*`loupe setup ph"
+    ):
         locate_package("tiny")
     told = []
     folder = fetch("tiny", lambda doing, share: told.append(doing))

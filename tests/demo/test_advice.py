@@ -116,7 +116,7 @@ def test_one_click_changes_over_and_the_examples_follow(visit, tiny_assistant, p
     )
     page = visitor.page
     page.wait_for_selector('[data-example="pond.png"]')
-    assert page.locator(".lh-why").inner_text() == "no photos: why"
+    assert page.locator(".lh-why").text_content() == "no photos: why"
     assert page.locator("[data-example]").count() == 4
     assert not page.locator(".lc-credits").is_visible()
     visitor.choose("pond.png")

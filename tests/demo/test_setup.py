@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -89,3 +92,30 @@ def test_doctor_tells_whether_the_parts_are_there(parts, capsys):
     assert broken.state == "broken"
     assert "is damaged" in broken.says
     assert "parts" in [check.name.split()[-1] for check in doctor.checks()]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+def test_make_demo_sets_up_once_and_opens_the_chat_where_it_cannot(tmp_path):
+    root, venv = Path(__file__).parents[2], tmp_path / ".venv"
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "adapters/packages.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(root / name, tmp_path / name)
+    (venv / "bin").mkdir(parents=True)
+    program = venv / "bin" / "loupe"
+    program.write_text('#!/bin/sh\necho "$@" >> called\ntest "$1" = chat -o -e reached\n')
+    program.chmod(0o755)
+    for stamp in (".created", ".installed-demo"):
+        (venv / stamp).touch()
+
+    def made() -> list[str]:
+        subprocess.run(["make", "-s", "demo"], cwd=tmp_path, check=True)
+        said = (tmp_path / "called").read_text().splitlines()
+        (tmp_path / "called").unlink()
+        return said
+
+    chat = "chat --port 7860"
+    assert made() == ["setup photos", chat]
+    assert made() == ["setup photos", chat]  # tried again
+    (tmp_path / "reached").touch()
+    assert made() == ["setup photos", chat]
+    assert made() == [chat]
