@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from train.eval.metrics.vqa import normalise
 from train.photos import facts, labels, regions, texts
@@ -24,7 +25,7 @@ LARGE = 0.02  # of the picture
 EACH_NUMBER = 100  # facts of a count
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fact:
     """Something that is true of a photo. row: of the table. kind: of question, see wordings.py.
     region, wrong: what it is about, and another thing of the photo. clicked: whether the region is
@@ -89,11 +90,21 @@ class Judged:
                 found.setdefault(one.kind, set()).add(one.name)
         return {kind: frozenset(names) for kind, names in found.items()}
 
-    def facts(self) -> list[Fact]:
+    def facts(self, wanted: tuple[str, ...] = ()) -> list[Fact]:
+        """wanted: beginnings of the rows' names; all if none."""
+        sources = {
+            "what": (self.whats, self.products), "kind": (self.kinds,),
+            "exist": (self.pope, self.exist), "colour": (self.colours,),
+            "count": (self.counts,), "statement": (self.statements,),
+        }  # fmt: skip
         return [
-            *self.whats(), *self.products(), *self.pope(), *self.exist(), *self.colours(),
-            *self.counts(), *self.kinds(), *self.statements(),
-        ]  # fmt: skip
+            fact
+            for name, makers in sources.items()
+            if not wanted or any(w.startswith(name) or name.startswith(w) for w in wanted)
+            for make in makers
+            for fact in make()
+            if not wanted or fact.row.startswith(wanted)
+        ]
 
     def whats(self) -> Iterator[Fact]:
         for region, wrong in self.beside(SEEN):
@@ -210,8 +221,11 @@ def some(found: Iterable[Fact], most: int) -> list[Fact]:
     return [fact for ones in rows.values() for fact in few(ones, most)]
 
 
-def few(found: Sequence[Fact], most: int) -> list[Fact]:
-    """No more than `most`, spread over photos."""
+About = TypeVar("About", Fact, Region)  # has the photo it is about
+
+
+def few(found: Sequence[About], most: int) -> list[About]:
+    """No more than `most`, spread over photos; all for 0."""
     if not most or len(found) <= most:
         return list(found)
     order: dict[str, int] = {}

@@ -16,6 +16,7 @@ from PIL import Image
 
 from adapters.images import load_image, load_region_mask
 from adapters.rle import decode_rle, encode_rle
+from train.data.sample import Area
 from train.photos.colours import COLOURS, SPELLINGS, colour_of
 from train.photos.lines import Lines, Regions, draws, read_jsonl
 from train.photos.names import COCO, PEOPLE, stuff_name, words
@@ -38,6 +39,14 @@ class Region:
     share: float
     colour: str | None = None
     stuff: bool = False
+
+
+def area(region: dict[str, Any]) -> Area:
+    """A region as our lines write it."""
+    if "box" in region:
+        x0, y0, x1, y1 = map(float, region["box"])
+        return Area(box=(x0, y0, x1, y1))
+    return Area(rle=region["rle"])
 
 
 def coco_regions(source: Path, folder: str) -> list[Region]:

@@ -24,7 +24,7 @@ SAID = (
 def source(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("source")
     flickr = [
-        {"image": f"f{n}.jpg", "split": "dev" if n % 10 == 9 else "train", "captions": said}
+        {"image": f"f{n}.jpg", "split": "dev" if n % 9 == 8 else "train", "captions": said}
         for n, said in enumerate(SAID * 100)
     ]
     put(folder / "photos/flickr8k", "captions.jsonl", flickr)
