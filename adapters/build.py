@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -11,7 +12,8 @@ from torch import nn
 from adapters import lavis, lora
 from adapters.checkpoint import CONFIG, LORA, is_relative, load_config, load_trained, verify
 from adapters.config import PartConfig, TokenizerConfig
-from adapters.folder import HERE
+from adapters.defaults import check_parts, default_model, default_named, folder_of
+from adapters.folder import HERE, opening
 from adapters.memory import Placement, Quantize
 from adapters.packages import PREFIX, locate_package
 from adapters.published import (
@@ -30,11 +32,11 @@ from qformer.assistant import Assistant, AssistantConfig
 from qformer.contracts import CheckpointError
 from qformer.retrieval import Ranker
 
-EMBEDDED = Path(__file__).parent / "embedded" / "loupe"
+log = logging.getLogger(__name__)
 
 
 def build(
-    model: str | Path = "embedded",
+    model: str | Path | None = None,
     segmenter: str | Path | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -46,9 +48,11 @@ def build(
 ) -> Assistant:
     """The assistant of a checkpoint, in evaluation mode.
 
-    model: "embedded", the folder of a Loupe checkpoint, the folder or hub id of a published BLIP-2
-    or InstructBLIP, or a LAVIS .pth of stage 2, with the vision and language (folders or hub ids)
-    it was trained with, and the tokenizer of its Q-Former if that reads the question. segmenter:
+    model: "photos", "paintings", the folder of a Loupe checkpoint, the folder or hub id of a
+    published BLIP-2 or InstructBLIP, or a LAVIS .pth of stage 2, with the vision and language
+    (folders or hub ids) it was trained with, and the tokenizer of its Q-Former if that reads the
+    question. None: "photos", or, where its parts are not here, "paintings", which is logged.
+    segmenter:
     another one than the checkpoint's own, by short name, folder or hub id (adapters/segmenters.py);
     a published model has none of its own and gets "auto". dtype: of the frozen parts, whatever they
     are stored in; the bridge computes in float32. quantize:
@@ -56,6 +60,10 @@ def build(
     GPUs and the CPU; the rest goes to the first GPU. Raises CheckpointError if a file is missing
     or damaged, or the memory too small.
     """
+    if model is None:
+        model, why = default_model()
+        if why:
+            log.warning(why)
     if device_map and torch.device(device).type == "cpu" and torch.cuda.is_available():
         device = "cuda:0"
     placement = Placement(str(device), quantize, device_map)
@@ -76,7 +84,8 @@ def build(
             "find use it"
         )
     if settings.get("model_type") in PUBLISHED:
-        parts = open_published(source, settings["model_type"], dtype, placement=placement)
+        with opening(source):
+            parts = open_published(source, settings["model_type"], dtype, placement=placement)
         assistant = published_assistant(parts, segmenter or default_name(device), dtype)
     elif "vision" in settings and source.is_folder:
         assistant = open_checkpoint(source.folder, segmenter, dtype, placement)
@@ -114,7 +123,8 @@ def build_ranker(
         words = tokenizer_of(folder, config.tokenizer)
         return Ranker(encoder, bridge, stage1, words, config.bridge.end_id).to(device)
     if settings.get("model_type") == "blip-2" and settings.get("architectures") == [RETRIEVAL]:
-        return open_retrieval(source, dtype, placement=placement).to(device)
+        with opening(source):
+            return open_retrieval(source, dtype, placement=placement).to(device)
     raise CheckpointError(
         f"{model} compares no pictures with texts (it has no ITC and ITM heads): give a "
         f"{RETRIEVAL}, such as Salesforce/blip2-itm-vit-g"
@@ -137,15 +147,18 @@ def placed(assistant: Assistant, placement: Placement) -> Assistant:
 
 
 def find(model: str | Path) -> ModelSource:
-    """A model's folder or hub id. Raises CheckpointError where it has no config.json."""
-    folder = EMBEDDED if str(model) == "embedded" else Path(model)
+    """A model's folder or hub id. Raises CheckpointError where it has no config.json, or is a
+    default whose parts are not here."""
+    folder = folder_of(model)
+    if default_named(model):
+        check_parts(folder)
     if not folder.is_dir() and HUB_ID.fullmatch(str(model)):
         return ModelSource(str(model))
     if not (folder / CONFIG).is_file():
         raise CheckpointError(
-            f"{str(model)!r} is not a model (it holds no {CONFIG}): give 'embedded', the folder of "
-            "a Loupe checkpoint or of a published BLIP-2 or InstructBLIP, or a hub id such as "
-            "Salesforce/blip2-opt-2.7b"
+            f"{str(model)!r} is not a model (it holds no {CONFIG}): give 'photos', 'paintings', "
+            "the folder of a Loupe checkpoint or of a published BLIP-2 or InstructBLIP, or a hub "
+            "id such as Salesforce/blip2-opt-2.7b"
         )
     return ModelSource(folder)
 
@@ -165,13 +178,14 @@ def open_checkpoint(
     bridge, _ = load_trained(folder, config)
     assert config.language is not None  # `compares` was asked first
     vision = open_part(folder, VISION_ENCODERS, config.vision, dtype, placement)
-    if config.lora and placement.quantize:
-        raise CheckpointError(
-            f"{folder} has a LoRA, which is merged into whole weights: leave out --quantize"
-        )
     language = open_part(folder, LANGUAGE_MODELS, config.language, dtype, placement)
     if config.lora:
-        lora.merge(language, folder / LORA)
+        with opening(folder / LORA):
+            if placement.quantize:  # few bits hold no small change: it stays beside them
+                lora.resume(language, folder / LORA)
+                language.freeze()
+            else:
+                lora.merge(language, folder / LORA)
     if segmenter is not None:
         segments = open_segmenter(segmenter, dtype)
     elif config.segmenter:
@@ -185,9 +199,28 @@ def open_checkpoint(
     return Assistant(vision, bridge, language, segments, settings, tokenizer)
 
 
+def own_segmenter(
+    model: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+) -> Any:
+    """The segmenter of a Loupe checkpoint and nothing else of it; None where `model` is another
+    kind of model, or the checkpoint has none. Raises CheckpointError."""
+    if str(model).endswith(lavis.SUFFIXES):
+        return None
+    source = find(model)
+    if not source.is_folder or not isinstance(source.settings().get("vision"), dict):
+        return None
+    verify(source.folder)
+    chosen = load_config(source.folder).segmenter
+    if chosen is None:
+        return None
+    return open_part(source.folder, SEGMENTERS, chosen, dtype).to(device)
+
+
 def tokenizer_of(folder: Path, chosen: TokenizerConfig) -> Any:
     """The Q-Former's tokenizer that the config.json in `folder` names."""
-    return open_tokenizer(locate(folder, chosen), chosen.subfolder)
+    source = locate(folder, chosen)
+    with opening(source):
+        return open_tokenizer(source, chosen.subfolder)
 
 
 def open_part(
@@ -205,7 +238,9 @@ def open_part(
     options: dict[str, Any] = {**chosen.options}
     if placement is not None:
         options["placement"] = placement
-    return registry[chosen.kind](locate(folder, chosen), dtype, **options)
+    source = locate(folder, chosen)
+    with opening(source):
+        return registry[chosen.kind](source, dtype, **options)
 
 
 def locate(folder: Path, part: PartConfig | TokenizerConfig) -> ModelSource:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from adapters import lora
-from adapters.config import CheckpointConfig
+from adapters.config import CheckpointConfig, PartConfig
 from adapters.files import sha256, whole_folder
 from adapters.source import read_json
 from adapters.weights import check_fit
@@ -44,13 +44,15 @@ def save_checkpoint(
     dtype: torch.dtype = torch.float32,
     heads: Stage1 | None = None,
     vision: Any = None,
+    base: PartConfig | None = None,
 ) -> None:
     """Write a whole checkpoint at once: a killed writer leaves the old one, or none.
 
     language: where config.lora says so, the LanguageModel with a LoRA attached, or the folder of
     one that is kept. dtype: of the stored weights. heads: of stage 1, where config.heads says so.
     vision: an encoder that was trained too; it is written into the checkpoint, where
-    config.vision.path ("./vision") finds it. An older checkpoint at `folder` is replaced.
+    config.vision.path ("./vision") finds it. base: the language model under a LoRA, where whoever
+    opens that by itself (peft) finds it. An older checkpoint at `folder` is replaced.
     """
     weights = {
         name: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype)
@@ -61,7 +63,7 @@ def save_checkpoint(
         if config.lora and isinstance(language, Path):
             shutil.copytree(language, new / LORA)
         elif config.lora:
-            lora.save(language, new / LORA)
+            lora.save(language, new / LORA, base)
         if vision is not None:
             vision.save(new / config.vision.path)
         write_manifest(new)

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adapters.packages import PREFIX, locate_package
+from adapters.release import read_weights, weight_file
+from adapters.source import Source
+from adapters.weights import SINGLE
 from qformer.contracts import CheckpointError
 
 STRIDES = (1, 2, 2, 2, 1, 2, 1)  # of the first block of each stage; a stage has one output width
@@ -98,13 +103,15 @@ class EfficientNetLite(nn.Module):
             expands = f"_blocks.{n}._expand_conv.weight" in state
             self.blocks.append(Block(width, inner, out, kernel, strides.get(n, 1), expands))
             width = out
-        self.fine_block = starts[5] - 1  # the last at stride 16
+        # The last blocks at strides 4, 8, 16 and 32
+        self.ends = (starts[2] - 1, starts[3] - 1, starts[5] - 1, count - 1)
+        self.widths = tuple(outs[end] for end in self.ends)
+        self.fine_width, self.coarse_width = self.widths[2:]
         head = state["_conv_head.weight"]
-        self.fine_width, self.coarse_width = outs[self.fine_block], width
         self.head_width = head.shape[0]
         self.head = SameConv(width, head.shape[0], 1)
-        classes, width = state["_fc.weight"].shape
-        self.classifier = nn.Linear(width, classes)
+        classes, features = state["_fc.weight"].shape
+        self.classifier = nn.Linear(features, classes)
 
     def _fill(self, state: Mapping[str, Tensor]) -> None:
         pairs = [(self.stem, "_conv_stem", "_bn0"), (self.head, "_conv_head", "_bn1")]
@@ -128,16 +135,36 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Maps:
         """(B, 3, h, w), normalised by MEAN and STD; h and w multiples of 32."""
-        states, fine = F.relu6(self.stem(pixel_values)), pixel_values
+        _, _, fine, coarse = self.pyramid(pixel_values)
+        return Maps(fine, coarse, F.relu6(self.head(coarse)))
+
+    def pyramid(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As forward takes -> maps (B, width, rows, columns), at strides 4, 8, 16 and 32."""
+        states, maps = F.relu6(self.stem(pixel_values)), []
         for n, block in enumerate(self.blocks):
             states = block(states)
-            if n == self.fine_block:
-                fine = states
-        return Maps(fine, states, F.relu6(self.head(states)))
+            if n in self.ends:
+                maps.append(states)
+        four, eight, sixteen, last = maps
+        return four, eight, sixteen, last
 
     def logits(self, head: Tensor) -> Tensor:
         """(..., head width), averaged over an area -> logits of ImageNet's classes (..., 1000)."""
         return self.classifier(head)
+
+
+def open_trunk(source: Source) -> EfficientNetLite:
+    """A trunk from a state dict under the released names: a file, a folder with model.safetensors,
+    or "package:" and a part's name (adapters/packages.py). Raises CheckpointError."""
+    if str(source).startswith(PREFIX):
+        source = locate_package(str(source).removeprefix(PREFIX))
+    return EfficientNetLite(read_weights(weight_file(source, (SINGLE,))))
+
+
+def locate_trunk(path: str, beside: Path) -> str:
+    """A trunk's source as it holds wherever one stands: a package's name as it is, a path from the
+    folder on that names it."""
+    return path if path.startswith(PREFIX) else str((beside / path).resolve())
 
 
 def lite0_state(device: str = "meta") -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +14,13 @@ from adapters import memory, quantize
 from adapters.memory import Count, Placement, Shapes
 from adapters.source import CONFIG, ModelSource, Source, listed
 from adapters.weights import WeightFiles
-from qformer.contracts import CheckpointError
+from qformer.contracts import CheckpointError, LoupeError
 
 HERE = Placement()
+AT_LEAST_ONE = (  # where a config.json names them
+    *("hidden_size", "d_model", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_layers", "num_heads", "rope_theta"),
+)
 LANGUAGE_CLASSES = {  # of the language models in whole models
     "opt": "OPTForCausalLM",
     "llama": "LlamaForCausalLM",
@@ -53,7 +58,9 @@ def open_model(
     if part == "language_model":
         settings = settings.get("text_config") or {}
         architecture = architecture or LANGUAGE_CLASSES.get(settings.get("model_type", ""))
-    name = architecture or (settings.get("architectures") or [None])[0]
+    check_settings(settings, source)
+    told = settings.get("architectures") or [None]
+    name = architecture or (told[0] if isinstance(told, list) else None)
     stored = WeightFiles(source)
     prefix = f"{part}." if part else ""
     theirs = {key: shape for key, shape in stored.shapes().items() if key.startswith(prefix)}
@@ -61,7 +68,7 @@ def open_model(
     import transformers
 
     # Straight to the class: the Auto classes import far more.
-    model_class = getattr(transformers, name or "", None)
+    model_class = getattr(transformers, name, None) if isinstance(name, str) else None
     if model_class is None:
         raise CheckpointError(
             f"config.json of {source} names the architecture {name!r}, which transformers "
@@ -97,7 +104,12 @@ def open_model(
     missing = [key for key in report["missing_keys"] if not key.startswith(ignore_missing)]
     missing += tables_lost(model.config, {key.removeprefix(prefix) for key in theirs})
     shaped = [str(key[0]) for key in report["mismatched_keys"]]
-    beyond = [prefix + key for key in report["unexpected_keys"] if part and prefix + key in theirs]
+    own = {numberless(key) for key in model.state_dict()}
+    beyond = [
+        prefix + key
+        for key in report["unexpected_keys"]
+        if (part and prefix + key in theirs) or numberless(key) in own  # a layer too many
+    ]
     for keys, how in (
         (missing, "lacks {} weights of {}: {}"),
         (shaped, "has {} weights of {} in another shape: {}"),
@@ -111,6 +123,38 @@ def open_model(
     if placement.quantize:
         quantize.guard(model)
     return model.eval()
+
+
+@contextmanager
+def opening(source: Source) -> Iterator[None]:
+    """Around what opens a model: whatever a library raises over settings or files, as a
+    CheckpointError."""
+    try:
+        yield
+    except LoupeError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"{source} does not open ({type(error).__name__}): a setting or file of it is damaged,"
+            " copy the folder again"
+        ) from error
+
+
+def numberless(key: str) -> str:
+    """A weight's name without the numbers of its layers."""
+    return re.sub(r"\d+", "#", key)
+
+
+def check_settings(settings: dict[str, Any], source: Source, where: str = "") -> None:
+    """Raises CheckpointError for values that transformers takes in silence and no model has."""
+    for key, value in settings.items():
+        name, number = f"{where}{key}", isinstance(value, int | float)
+        if isinstance(value, dict):
+            check_settings(value, source, f"{name}.")
+        elif number and key.endswith(("_eps", "_epsilon")) and not 0 < value < 1:
+            raise CheckpointError(f"{name}={value!r:.60} of {source} must lie between 0 and 1")
+        elif number and key in AT_LEAST_ONE and not value >= 1:
+            raise CheckpointError(f"{name}={value!r:.60} of {source} must be at least 1")
 
 
 def tables_lost(config: Any, stored: set[str]) -> list[str]:

@@ -21,10 +21,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from adapters.efficientnet import MEAN, STD, EfficientNetLite
+from adapters.efficientnet import MEAN, STD, EfficientNetLite, locate_trunk, open_trunk
 from adapters.folder import HERE
 from adapters.memory import Placement
-from adapters.packages import PREFIX, locate_package
 from adapters.source import ModelSource, Source
 from adapters.vision import HuggingFaceVisionEncoder, Normalisation
 from adapters.weights import WeightFiles
@@ -163,7 +162,7 @@ def open_hybrid(
             f"{source} is a {source.model_type!r} model, not {MODEL_TYPE!r}: name its kind"
         )
     config = from_dict(HybridConfig, source.settings(), f"config.json of {source}")
-    model = HybridVit(config, open_trunk(located(config.trunk, source.folder)))
+    model = HybridVit(config, open_trunk(locate_trunk(config.trunk, source.folder)))
     files = WeightFiles(source)
     weights = files.read(files)
     own = {name for name in model.state_dict() if not name.startswith("trunk.")}
@@ -176,16 +175,3 @@ def open_hybrid(
             f"{source}'s weights do not fit its config.json ({error}): copy the folder again"
         ) from None
     return HybridVisionEncoder(model, Normalisation.open(source))
-
-
-def open_trunk(source: Source) -> EfficientNetLite:
-    """The trunk of a folder with model.safetensors, under the released names."""
-    files = WeightFiles(source)
-    return EfficientNetLite(files.read(files))
-
-
-def located(path: str, beside: Path) -> Path:
-    """The trunk's folder: a package's, absolute, or relative to the encoder's own."""
-    if path.startswith(PREFIX):
-        return locate_package(path.removeprefix(PREFIX))
-    return Path(path) if Path(path).is_absolute() else beside / path

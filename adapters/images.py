@@ -13,6 +13,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from adapters.colours import to_srgb
+from adapters.orientation import BACK, TURNS, orientation_of
 from qformer.contracts import ImageError, RegionError
 
 MEGAPIXELS = 64
@@ -31,18 +32,6 @@ UNREAD = (  # pictures, too: to be counted and named, not passed over
 )
 TIFF = (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0", b"MM\0+")  # its first bytes
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # its "brands"
-ORIENTATION = 0x0112
-TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF's, as a picture is shown
-    1: lambda rows: rows,
-    2: lambda rows: rows[:, ::-1],
-    3: lambda rows: rows[::-1, ::-1],
-    4: lambda rows: rows[::-1],
-    5: lambda rows: rows.swapaxes(0, 1),
-    6: lambda rows: rows[::-1].swapaxes(0, 1),
-    7: lambda rows: rows[::-1, ::-1].swapaxes(0, 1),
-    8: lambda rows: rows[:, ::-1].swapaxes(0, 1),
-}
-BACK = {6: 8, 8: 6}  # the others are their own
 MANY = 64  # grey levels: a region mask of more is a photo or is noisy, not one of numbers
 FEW = 64  # the brightest of a region mask whose levels are numbers, not brightness
 
@@ -195,7 +184,7 @@ def _open_quietly(source: str | Path | bytes | Image.Image) -> tuple[str, Image.
     with warnings.catch_warnings():  # what matters is raised as an error
         warnings.simplefilter("ignore")
         name, picture = _open(source)
-        return name, picture, _turn(picture)
+        return name, picture, orientation_of(picture)
 
 
 def _open(source: str | Path | bytes | Image.Image) -> tuple[str, Image.Image]:
@@ -278,19 +267,6 @@ def _mend_transparency(picture: Image.Image, coding: object) -> None:
         picture.info["transparency"] = tuple(value >> 8 for value in clear)
     elif isinstance(clear, bytes) and len(clear) > len(picture.getpalette("RGB") or ()) // 3:
         del picture.info["transparency"]
-
-
-def _turn(picture: Image.Image) -> int:
-    """EXIF's orientation, whatever else is wrong in the EXIF."""
-    try:
-        tags = getattr(picture, "tag_v2", None)
-        if tags is None:
-            tags = Image.Exif()
-            tags.load(picture.info.get("exif") or b"")
-        value = tags.get(ORIENTATION)
-    except Exception:  # browsers, too, show it as it is stored
-        value = None
-    return value if isinstance(value, int) and value in TURNS else 1
 
 
 def _read(path: str | Path) -> tuple[str, bytes]:

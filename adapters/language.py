@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +21,16 @@ from adapters.tokenizer import Tokenizer, open_tokenizer
 from qformer.contracts import CheckpointError, Decoding
 
 BEAMS_AT_ONCE = 80
+ENCODER_DECODERS = ("t5", "mt5", "umt5")  # where a config does not say
 
 
 class HuggingFaceLanguageModel(Frozen):
-    """The half of qformer's LanguageModel that is the same for all. context: most tokens read."""
+    """The half of qformer's LanguageModel that is the same for all. context: most tokens read.
+    encodes: whether the kind reads a prompt with an encoder of its own. needed: what the `forward`
+    of a class must take to be this kind."""
+
+    encodes: ClassVar[bool]
+    needed: ClassVar[frozenset[str]]
 
     def __init__(self, model: Any, tokenizer: Tokenizer, context: int) -> None:
         super().__init__()
@@ -43,10 +50,11 @@ class HuggingFaceLanguageModel(Frozen):
         stop: str | None = None,
     ) -> Self:
         """A language model's folder or hub id, or that of a whole BLIP-2 that holds one. stop: the
-        text, one token, that ends an answer instead of the model's own end."""
+        text, one token, that ends an answer instead of the model's own end. Raises CheckpointError,
+        for a model of another kind before its weights are read."""
         source = ModelSource.of(source)
-        part = source.part("language_model")
-        model = open_model(source, dtype, part=part, placement=placement)
+        cls.check(text_settings(source), source)
+        model = open_model(source, dtype, part=source.part("language_model"), placement=placement)
         words = open_tokenizer(source)
         if stop is not None:
             ids = words(stop)
@@ -54,6 +62,27 @@ class HuggingFaceLanguageModel(Frozen):
                 raise CheckpointError(f"{source}: stop={stop!r} is {len(ids)} tokens, not one")
             model.generation_config.eos_token_id = ids[0]
         return cls(model, words)  # type: ignore[call-arg]
+
+    @classmethod
+    def check(cls, settings: dict[str, Any], source: Source) -> None:
+        """Raises CheckpointError for a model that is not of this kind. settings: its config."""
+        import transformers
+
+        model_type, kinds = settings.get("model_type"), ("decoder", "encoder-decoder")
+        architecture = (settings.get("architectures") or [""])[0]
+        model_class = getattr(transformers, architecture, None)
+        writes = model_class is None or model_class.can_generate()  # of None open_model tells
+        if writes and encodes(settings) != cls.encodes:
+            raise CheckpointError(
+                f"{source} is a {model_type!r}, whose kind is {kinds[not cls.encodes]!r}, and it"
+                f" was opened as {kinds[cls.encodes]!r}: change the kind"
+            )
+        takes = () if model_class is None else inspect.signature(model_class.forward).parameters
+        if not writes or (model_class is not None and not cls.needed <= set(takes)):
+            raise CheckpointError(
+                f"{source} is a {model_type!r} as {architecture}, which does not write from keys"
+                " and values kept of what it read: choose one that does, such as a Llama or T5"
+            )
 
     def recompute(self) -> None:
         """Compute each layer's activations again in the backward pass, instead of keeping them
@@ -159,7 +188,8 @@ class Words:
             config=SimpleNamespace(eos_token_id=config.get("eos_token_id")),
             generation_config=SimpleNamespace(eos_token_id=generation.get("eos_token_id")),
         )
-        self.eos_id = stop_ids(model, self.tokenizer)[0]
+        self.stop_ids = stop_ids(model, self.tokenizer)
+        self.eos_id = self.stop_ids[0]
         self.context = config.get("max_position_embeddings") or config.get("n_positions", 512)
 
     def tokenize(self, text: str) -> Tensor:
@@ -184,10 +214,25 @@ def answer_loss(
     return (F.cross_entropy(flat, labels, reduction="none") * weight).sum() / weight.sum()
 
 
+def text_settings(source: Source) -> dict[str, Any]:
+    """The config of a language model, also of one within a BLIP-2."""
+    source = ModelSource.of(source)
+    settings = source.settings()
+    return dict(settings.get("text_config") or {}) if source.is_whole else settings
+
+
+def encodes(settings: Mapping[str, Any]) -> bool:
+    """Whether a language model has an encoder beside its decoder. settings: its config."""
+    known = settings.get("model_type") in ENCODER_DECODERS
+    return bool(settings.get("is_encoder_decoder", known))
+
+
 def stop_ids(model: Any, tokenizer: Tokenizer) -> list[int]:
     """The ids that end an answer: the generation config's (50118, a newline, for BLIP-2's OPT),
     else the config's, else the tokenizer's."""
-    for ids in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_id):
+    text = getattr(model.config, "get_text_config", lambda: model.config)()
+    own = getattr(text, "eos_token_id", None)
+    for ids in (model.generation_config.eos_token_id, own, tokenizer.eos_id):
         if ids is not None:
             return list(ids) if isinstance(ids, list | tuple) else [ids]
     raise ValueError("the language model names no end-of-sequence token in its config.json")

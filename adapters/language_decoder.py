@@ -33,9 +33,12 @@ class DecoderLanguageModel(HuggingFaceLanguageModel):
     """qformer's LanguageModel over a `...ForCausalLM`."""
 
     keeps_prefix = True
+    encodes = False
+    needed = frozenset(("inputs_embeds", "past_key_values", "logits_to_keep"))
 
     def __init__(self, model: Any, tokenizer: Tokenizer) -> None:
-        super().__init__(model, tokenizer, getattr(model.config, "max_position_embeddings", 2048))
+        text = model.config.get_text_config()  # of a model that sees for itself, its language half
+        super().__init__(model, tokenizer, getattr(text, "max_position_embeddings", 2048))
         if (head := model.get_output_embeddings()) is not None:
             head.register_forward_pre_hook(_packed)
         self.freeze()
@@ -43,7 +46,7 @@ class DecoderLanguageModel(HuggingFaceLanguageModel):
     def new_prefix(self) -> Prefix:
         from transformers import DynamicCache
 
-        return Prefix(DynamicCache(config=self.model.config))
+        return Prefix(DynamicCache(config=self.model.config.get_text_config()))
 
     def generate(
         self,

@@ -21,13 +21,21 @@ class EncoderDecoderLanguageModel(HuggingFaceLanguageModel):
     """qformer's LanguageModel over a T5. It keeps no prefix: the encoder re-reads the text."""
 
     keeps_prefix = False
+    encodes = True
+    needed = frozenset(("inputs_embeds", "past_key_values", "decoder_input_ids"))
 
     def __init__(self, model: Any, tokenizer: Tokenizer) -> None:
         if model.dtype == torch.float16:
             raise CheckpointError(T5_OVERFLOWS)
+        start = getattr(model.config, "decoder_start_token_id", None)
+        if start is None:
+            raise CheckpointError(
+                f"the language model, a {model.config.model_type!r}, does not say what opens an"
+                " answer (decoder_start_token_id): choose a T5"
+            )
         # n_positions is what T5 was trained on
         super().__init__(model, tokenizer, getattr(model.config, "n_positions", 512))
-        self.decoder_start_id: int = model.config.decoder_start_token_id
+        self.decoder_start_id: int = start
         self.freeze()
 
     def new_prefix(self) -> None:

@@ -8,6 +8,7 @@ A vision encoder that was trained too, as for captions and retrieval on COCO, is
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from adapters.checkpoint import trained_of
 from adapters.folder import HERE, listed
+from adapters.language import encodes, text_settings
 from adapters.lavis_vision import PREFIX, loose_vision, open_loose
 from adapters.memory import Placement
 from adapters.published import INSTRUCTION, Published, bert_tokenizer, prompt_of
@@ -39,23 +41,27 @@ VISION_KINDS = {
     "clip_vision_model": "clip",
 }
 LANGUAGE = ("opt_model.", "t5_model.", "llm_model.")  # what a file may hold, and is not read
+# The names of the projection say what it speaks to: OPT, a T5, or another decoder (Vicuna).
+PROJECTIONS = {"opt_proj": "an OPT", "t5_proj": "a T5", "llm_proj": "a Llama or its like"}
 
 
 @dataclass(frozen=True)
 class Held:
     """What a .pth holds. ours: the bridge and stage 1's heads, by our names. visual: the vision
     encoder, where it was trained too, by LAVIS' names without the prefix. homeless: what else a
-    whole model has, its language model's weights for example."""
+    whole model has, its language model's weights for example. projection: a name of PROJECTIONS."""
 
     file: Path
     ours: dict[str, Tensor]
     visual: dict[str, Tensor]
     homeless: tuple[str, ...]
+    projection: str | None = None
 
     def require(
         self, vision: Source | None, language: Source | None, tokenizer: Source | None
     ) -> None:
-        """Raises CheckpointError, naming the options, if a part is in neither file nor option."""
+        """Raises CheckpointError, naming the options, if a part is in neither file nor option, or
+        is another than the file was trained with."""
         speaks = "language_projection.weight" in self.ours
         reads = "qformer.word_embeddings.weight" in self.ours
         lacking = [
@@ -72,6 +78,14 @@ class Held:
                 f"{self.file} does not hold {' nor '.join(what for what, _ in lacking)}: name what "
                 f"it was trained with ({', '.join(option for _, option in lacking)})"
             )
+        if speaks and language is not None and self.projection is not None:
+            settings = text_settings(language)
+            if projection_of(settings) != self.projection:
+                raise CheckpointError(
+                    f"{self.file} has {self.projection}, which speaks to"
+                    f" {PROJECTIONS[self.projection]}, and {language} is a"
+                    f" {settings.get('model_type')!r}: name the language model it was trained with"
+                )
 
     def see(
         self, vision: Source | None, dtype: torch.dtype, placement: Placement
@@ -116,14 +130,14 @@ def open_lavis(
     words = bert_tokenizer(tokenizer) if instruct and tokenizer is not None else None
     shape = shape_of(held.ours, words, num_heads)
     bridge, _ = trained_of(shape, held.ours, f"{file} is incomplete")
-    encodes = bool(ModelSource.of(language).settings().get("is_encoder_decoder"))
-    kind = "encoder-decoder" if encodes else "decoder"
+    decodes = not encodes(text_settings(language))
+    kind = "decoder" if decodes else "encoder-decoder"
     return Published(
         held.see(vision, dtype, placement),
         bridge,
         LANGUAGE_MODELS[kind](language, dtype, placement=placement, stop=stop_of(language)),
         words,
-        prompt_of(instruct, not encodes),
+        prompt_of(instruct, decodes),
     )
 
 
@@ -150,9 +164,16 @@ def open_ranker(
     return Ranker(held.see(vision, dtype, placement), bridge, stage1, words, shape.end_id)
 
 
+def projection_of(settings: Mapping[str, Any]) -> str:
+    """What LAVIS calls the projection into a language model. settings: its config."""
+    if encodes(settings):
+        return "t5_proj"
+    return "opt_proj" if settings.get("model_type") == "opt" else "llm_proj"
+
+
 def stop_of(language: Source) -> str | None:
     """What ends an answer of this language model: BLIP-2's OPT stops at the end of a line."""
-    is_opt = ModelSource.of(language).model_type == "opt"
+    is_opt = text_settings(language).get("model_type") == "opt"
     return "\n" if is_opt and len(open_tokenizer(language)("\n")) == 1 else None
 
 
@@ -170,7 +191,8 @@ def hold(file: Path) -> Held:
     odd = [name for name in homeless if not name.startswith(LANGUAGE)]
     if odd:
         raise CheckpointError(f"{file} holds {len(odd)} weights Loupe does not know: {listed(odd)}")
-    return Held(file, ours, visual, homeless)
+    named = next((name for name in PROJECTIONS if f"{name}.weight" in theirs), None)
+    return Held(file, ours, visual, homeless, named)
 
 
 def shape_of(

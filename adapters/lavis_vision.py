@@ -97,7 +97,7 @@ def loose_vision(file: Path, visual: dict[str, Tensor], vision: Source | None) -
         named = named.get("vision_config", named)
         kept = ("num_attention_heads", "hidden_act", "layer_norm_eps")
         config |= {key: named[key] for key in kept if key in named}
-        return Loose(weights, config, vision.settings("preprocessor_config.json"))
+        return Loose(weights, config, vision.image_processor())
     return Loose(weights, config, PREPROCESSOR | {"size": {"height": side, "width": side}})
 
 

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from adapters.config import PartConfig
 from adapters.source import read_json
 from qformer.contracts import CheckpointError
 
@@ -123,12 +124,15 @@ def resume(language: Any, folder: Path) -> list[nn.Parameter]:
     return [p for p in language.model.parameters() if p.requires_grad]
 
 
-def save(language: Any, folder: Path) -> None:
-    """Write the attached LoRA as peft's own two files, and nothing of the model."""
+def save(language: Any, folder: Path, base: PartConfig | None = None) -> None:
+    """Write the attached LoRA as peft's own two files, and nothing of the model. base: the model,
+    by which peft's AutoPeftModelForCausalLM and its like open the LoRA; none is told without."""
     language.model.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
     settings = read_json(folder / SETTINGS)
-    settings["base_model_name_or_path"] = None  # a path of this machine; config.json names it
+    # peft tells where the model was read from, which may be a folder of that machine alone.
+    settings["base_model_name_or_path"] = None if base is None else base.path
+    settings["revision"] = None if base is None else base.revision
     for name, value in settings.items():  # peft's sets come in another order each time
         if isinstance(value, list) and all(isinstance(one, str) for one in value):
             settings[name] = sorted(value)

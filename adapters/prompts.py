@@ -18,7 +18,7 @@ class Prompts:
     points: Tensor | None = None  # (n, k, 2) x, y
     labels: Tensor | None = None  # (n, k) 1 adds, 0 excludes, -1 is no point
     boxes: Tensor | None = None  # (n, 4) x0, y0, x1, y1
-    logits: Tensor | None = None  # (1, h, w) of an earlier answer, where n = 1
+    logits: Tensor | None = None  # (n, h, w) of earlier answers
     several: bool = True
 
     @classmethod
@@ -43,12 +43,19 @@ class Prompts:
             logits = prompt.logits[None].to(device, dtype)
         return cls(points, labels, boxes, logits, several)
 
+    @property
+    def apart(self) -> bool:
+        """Whether each prompt needs its own copy of the picture: earlier logits are added to it."""
+        return self.logits is not None and len(self.logits) > 1
+
     def for_transformers(self) -> dict[str, Tensor | None]:
-        """What the prompt encoders there take, whose first axis is the pictures: one."""
+        """What the prompt encoders there take, (pictures, prompts, ...): one picture, or one a
+        prompt where they are `apart`."""
         given = {
             "input_points": self.points,
             "input_labels": self.labels,
             "input_boxes": self.boxes,
             "input_masks": self.logits,
         }
-        return {name: None if one is None else one[None] for name, one in given.items()}
+        axis = 1 if self.apart else 0
+        return {name: None if one is None else one.unsqueeze(axis) for name, one in given.items()}

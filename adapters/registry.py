@@ -13,6 +13,7 @@ from adapters.hybrid import open_hybrid
 from adapters.language_decoder import DecoderLanguageModel
 from adapters.language_encoder_decoder import EncoderDecoderLanguageModel
 from adapters.segmenter_efficientsam import EfficientSamSegmenter
+from adapters.segmenter_lite import LiteSegmenter
 from adapters.segmenter_mobilesam import MobileSamSegmenter
 from adapters.segmenter_sam import SamHqSegmenter, SamSegmenter
 from adapters.segmenter_sam2 import EdgeTamSegmenter, Sam2Segmenter
@@ -41,6 +42,7 @@ SEGMENTERS: dict[str, Callable[..., Any]] = {  # by the model_type of their conf
     "sam3_tracker_video": Sam3TrackerSegmenter.open,
     "efficientsam": EfficientSamSegmenter.open,
     "mobilesam": MobileSamSegmenter.open,
+    "lite_sam": LiteSegmenter.open,
     "edgetam": EdgeTamSegmenter.open,
     "edgetam_video": EdgeTamSegmenter.open,
 }

@@ -96,8 +96,13 @@ class PromptableSegmenter(Frozen):
     # What a family gives
 
     def features(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        """(1, 3, size, size) -> what the decoder reads of a picture."""
+        """(B, 3, size, size) -> what the frozen encoder says of pictures."""
         raise NotImplementedError
+
+    def merge(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """That -> what the decoder reads. A family whose neck is trained does it here, for
+        training keeps the features and comes here with gradients."""
+        return features
 
     def decode(self, embedding: Embedding, prompts: Prompts) -> tuple[Tensor, Tensor]:
         """Low-resolution logits (n, m, h, w) and predicted IoU (n, m), in the model's own order.
@@ -144,7 +149,7 @@ class PromptableSegmenter(Frozen):
     def encode(self, image: Tensor) -> Embedding:
         """Image (H, W, 3) uint8 -> what `segment` reads."""
         pixel_values, scaled_size = self.preprocess(image)
-        features = self.features(pixel_values[None].to(self.dtype))
+        features = self.merge(self.features(pixel_values[None].to(self.dtype)))
         size = image.shape[0], image.shape[1]
         embedding = Embedding(features, size, scaled_size, self.tag, fingerprint(image))
         if embedding.bytes > EMBEDDING_LIMIT:

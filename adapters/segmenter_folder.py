@@ -51,10 +51,8 @@ class FolderSegmenter(PromptableSegmenter):
     @classmethod
     def normalisation(cls, source: Source) -> Normalisation:
         """What the folder says; the processors that wrote it may not be importable here."""
-        try:
-            return Normalisation.open(source)
-        except CheckpointError:
-            return cls.normal
+        settings = ModelSource.of(source).find_image_processor()
+        return cls.normal if settings is None else Normalisation.of(settings, source)
 
     @property
     def low_size(self) -> int:
@@ -66,11 +64,25 @@ class FolderSegmenter(PromptableSegmenter):
 
     def decode(self, embedding: Embedding, prompts: Prompts) -> tuple[Tensor, Tensor]:
         sparse, dense = self.model.prompt_encoder(**prompts.for_transformers())
+        read, positions = self.read(embedding), self.positions
+        if prompts.apart:
+            read, positions = (repeated(held, len(dense)) for held in (read, positions))
         found = self.model.mask_decoder(
-            image_positional_embeddings=self.positions,
+            image_positional_embeddings=positions,
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=prompts.several,
-            **self.read(embedding),
+            **read,
         )
-        return found[0][0], found[1][0]
+        return found[0].flatten(0, 1), found[1].flatten(0, 1)
+
+
+def repeated(held: Any, times: int) -> Any:
+    """What is held of one picture, (1, ...) each, as if of `times` pictures; no copy is made."""
+    if isinstance(held, Tensor):
+        return held.expand(times, *held.shape[1:])
+    if isinstance(held, list):
+        return [repeated(one, times) for one in held]
+    if isinstance(held, dict):
+        return {name: repeated(one, times) for name, one in held.items()}
+    return held

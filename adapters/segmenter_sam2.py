@@ -47,8 +47,9 @@ class Sam2Segmenter(FolderSegmenter):
 
     def decode(self, embedding: Embedding, prompts: Prompts) -> tuple[Tensor, Tensor]:
         if prompts.points is None and prompts.boxes is None:  # it wants one point, of no kind
-            nowhere = self.positions.new_zeros(1, 1, 2)
-            none = torch.full((1, 1), -1, dtype=torch.int32, device=nowhere.device)
+            count = 1 if prompts.logits is None else len(prompts.logits)
+            nowhere = self.positions.new_zeros(count, 1, 2)
+            none = torch.full((count, 1), -1, dtype=torch.int32, device=nowhere.device)
             prompts = replace(prompts, points=nowhere, labels=none)
         return super().decode(embedding, prompts)
 

@@ -14,9 +14,10 @@ from urllib.request import getproxies
 
 import torch
 
-from adapters.folder import quiet
+from adapters.folder import opening, quiet
 from adapters.registry import SEGMENTERS
 from adapters.segmenter_efficientsam import save_efficientsam
+from adapters.segmenter_lite import save_lite
 from adapters.segmenter_mobilesam import save_mobilesam
 from adapters.source import ModelSource
 from qformer.contracts import CheckpointError, hint
@@ -95,7 +96,8 @@ def open_segmenter(
     known = KNOWN.get(str(source))
     if known is not None and not Path(source).exists():
         options = {} if known.file is None else {"file": known.file}
-        return SEGMENTERS[known.kind](known.hub, dtype, **options)
+        with opening(known.hub):
+            return SEGMENTERS[known.kind](known.hub, dtype, **options)
     path = Path(source)
     if path.is_file():
         kind = RELEASES.get(path.name)
@@ -103,7 +105,8 @@ def open_segmenter(
             raise CheckpointError(
                 f"{path.name} is not a release's weight file; known: {', '.join(RELEASES)}"
             )
-        return SEGMENTERS[kind](path, dtype)
+        with opening(path):
+            return SEGMENTERS[kind](path, dtype)
     if not path.is_dir() and not HUB_ID.fullmatch(str(source)):
         otherwise = "give a short name (loupe segmenters lists them), a folder or a hub id"
         raise CheckpointError(f"there is no segmenter {source}: {hint(source, KNOWN, otherwise)}")
@@ -112,7 +115,8 @@ def open_segmenter(
         raise CheckpointError(
             f"{source} is a {kind!r} model; as segmenters these are known: {', '.join(SEGMENTERS)}"
         )
-    return SEGMENTERS[kind](source, dtype)
+    with opening(source):
+        return SEGMENTERS[kind](source, dtype)
 
 
 def kind_of(source: str | Path) -> str | None:
@@ -132,6 +136,8 @@ def save_segmenter(segmenter: Any, folder: Path) -> None:
         save_efficientsam(segmenter.model, folder)
     elif segmenter.family == "mobilesam":
         save_mobilesam(segmenter.model, folder)
+    elif segmenter.family == "lite-sam":
+        save_lite(segmenter, folder)
     elif segmenter.family == "sam3":
         raise CheckpointError("a whole SAM 3 is not saved here: tune its tracker (sam3_tracker)")
     else:

@@ -12,6 +12,7 @@ from adapters import texts
 from qformer.contracts import CheckpointError
 
 CONFIG = "config.json"
+PROCESSOR, IMAGE_PROCESSOR = "processor_config.json", "preprocessor_config.json"
 # model_type of a whole model, which holds a `vision_model` and a `language_model` -> the class of
 # its vision encoder.
 WHOLE_MODELS = {"blip-2": "Blip2VisionModel", "instructblip": "InstructBlipVisionModel"}
@@ -75,6 +76,32 @@ class ModelSource:
             self._read[name] = read_json(path)
         return dict(self._read[name])
 
+    def image_processor(self) -> dict[str, Any]:
+        """As `find_image_processor`. Raises CheckpointError where it does not say."""
+        settings = self.find_image_processor()
+        if settings is None:
+            raise CheckpointError(
+                f"{self} has neither {IMAGE_PROCESSOR} nor pictures' settings in {PROCESSOR}: copy"
+                " the whole folder again"
+            )
+        return settings
+
+    def find_image_processor(self) -> dict[str, Any] | None:
+        """How it wants its pictures; None where it does not say.
+
+        As transformers' get_image_processor_dict finds it: in processor_config.json, where version
+        5 writes it, else in preprocessor_config.json.
+        """
+        whole = self.file(PROCESSOR)
+        nested = None if whole is None else self.settings(PROCESSOR).get("image_processor")
+        if nested is not None:
+            if not isinstance(nested, dict):
+                raise CheckpointError(
+                    f'"image_processor" in {whole} is not an object: copy it again'
+                )
+            return nested
+        return None if self.file(IMAGE_PROCESSOR) is None else self.settings(IMAGE_PROCESSOR)
+
     @property
     def model_type(self) -> str | None:
         """What config.json calls it."""
@@ -105,7 +132,7 @@ def not_here(source: Source) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from `path`. Raises CheckpointError if it is missing or is not one."""
     try:
-        values = texts.read_json(path)
+        values = texts.read_json(path, strict=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: copy the whole folder again") from None
     except (OSError, ValueError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -30,14 +30,20 @@ def read_text(path: Path) -> str:
     return decode(path.read_bytes())
 
 
-def parse_json(text: str | bytes) -> Any:
-    """Raises ValueError for what is no JSON, or is nested deeper than any data are."""
+def parse_json(text: str | bytes, strict: bool = False) -> Any:
+    """Raises ValueError for what is no JSON, or is nested deeper than any data are. strict: also
+    for NaN and infinities, which JSON has not, but Python writes."""
+    plain = decode(text) if isinstance(text, bytes) else text.lstrip("\ufeff")
     try:
-        return json.loads(decode(text) if isinstance(text, bytes) else text.lstrip("\ufeff"))
+        return json.loads(plain, parse_constant=_refuse if strict else None)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, strict: bool = False) -> Any:
     """Raises OSError; ValueError for what is no JSON."""
-    return parse_json(path.read_bytes())
+    return parse_json(path.read_bytes(), strict)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number of JSON's")

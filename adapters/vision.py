@@ -43,38 +43,93 @@ ALIGN_STRIDE = 32  # pixels a cell of its last map
 
 @dataclass(frozen=True)
 class Normalisation:
-    """What preprocessor_config.json says: channel means and deviations of values in [0, 1]."""
+    """How a model wants its pictures: channel means and deviations of values in [0, 1]."""
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     resample: str = "bicubic"  # or "bilinear"
 
     @classmethod
     def open(cls, source: Source) -> Self:
-        return cls.of(ModelSource.of(source).settings("preprocessor_config.json"), source)
+        return cls.of(ModelSource.of(source).image_processor(), source)
 
     @classmethod
     def of(cls, settings: dict[str, Any], source: Source) -> Self:
-        """settings: of that file. source: what an error names."""
-        try:
-            mean, std = settings["image_mean"], settings["image_std"]
-        except KeyError as key:
-            raise CheckpointError(
-                f"preprocessor_config.json of {source} lacks {key}: copy the folder again"
-            ) from None
-        if "rescale_offset" in settings:  # an EfficientNet's: other values than [0, 1], twice
-            gain = 255 * settings.get("rescale_factor", 1 / 255)
-            shift = 1.0 if settings["rescale_offset"] else 0.0
-            again = std if settings.get("include_top", True) else [1.0] * 3
-            mean = [(one + shift) / gain for one in mean]
-            std = [one * other / gain for one, other in zip(std, again, strict=True)]
-        resample = {2: "bilinear", 3: "bicubic"}.get(settings.get("resample", 3))  # PIL's numbers
+        """settings: of a transformers image processor. source: what an error names."""
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        if _flag(settings, "do_normalize", True, source):
+            mean = _channels(settings, "image_mean", source)
+            std = _deviations(settings, source)
+        # transformers normalises pixels times a factor; here it is pixels / 255.
+        factor = _number(settings, "rescale_factor", 1 / 255, source)
+        if factor <= 0:
+            raise CheckpointError(f"rescale_factor={factor} of {source} must be above 0")
+        gain = 255 * (factor if _flag(settings, "do_rescale", True, source) else 1.0)
+        shift, again = 0.0, (1.0, 1.0, 1.0)
+        if "rescale_offset" in settings:  # an EfficientNet's: in [-1, 1], and divided twice
+            shift = 1.0 if _flag(settings, "rescale_offset", True, source) else 0.0
+            if _flag(settings, "include_top", True, source):
+                again = _deviations(settings, source)
+        red, green, blue = ((one + shift) / gain for one in mean)
+        mean = (red, green, blue)
+        red, green, blue = (one * other / gain for one, other in zip(std, again, strict=True))
+        std = (red, green, blue)
+        number = _number(settings, "resample", 3, source)
+        resample = {2: "bilinear", 3: "bicubic"}.get(int(number))  # PIL's numbers
         if resample is None:
             raise CheckpointError(
-                f"preprocessor_config.json of {source} asks for resample="
-                f"{settings['resample']}; 2 (bilinear) and 3 (bicubic) are known"
+                f"{source} asks for pictures with resample={number:g}; 2 (bilinear) and 3 (bicubic)"
+                " are known"
             )
-        return cls(tuple(mean), tuple(std), resample)
+        return cls(mean, std, resample)
+
+
+Channels = tuple[float, float, float]
+
+
+def _channels(settings: dict[str, Any], name: str, source: Source) -> Channels:
+    """A number for each colour; a lone one is for all. Raises CheckpointError."""
+    if name not in settings:
+        raise CheckpointError(
+            f"the picture settings of {source} lack {name}: copy the folder again"
+        )
+    values = settings[name]
+    values = [values] * 3 if _is_number(values) else values
+    if not isinstance(values, list | tuple) or len(values) != 3 or not all(map(_is_number, values)):
+        raise CheckpointError(f"{name}={settings[name]!r:.60} of {source} is not three numbers")
+    red, green, blue = map(float, values)
+    return red, green, blue
+
+
+def _deviations(settings: dict[str, Any], source: Source) -> Channels:
+    std = _channels(settings, "image_std", source)
+    if min(std) <= 0:
+        raise CheckpointError(
+            f"image_std={settings['image_std']!r:.60} of {source} would divide by nothing: it must"
+            " be above 0"
+        )
+    return std
+
+
+def _number(settings: dict[str, Any], name: str, usual: float, source: Source) -> float:
+    """A finite number; `usual` where it is not told. Raises CheckpointError."""
+    value = settings.get(name)
+    if value is None:
+        return usual
+    if not _is_number(value):
+        raise CheckpointError(f"{name}={value!r:.60} of {source}: expected a number")
+    return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6
+
+
+def _flag(settings: dict[str, Any], name: str, usual: bool, source: Source) -> bool:
+    value = settings.get(name, usual)
+    if value is not None and not isinstance(value, bool):
+        raise CheckpointError(f"{name}={value!r:.60} of {source}: expected true or false")
+    return usual if value is None else value
 
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear")

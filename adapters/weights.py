@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,17 @@ def check_fit(
     }
     if shaped:
         raise CheckpointError(f"{what}: {listed(shaped)}")
+
+
+def parameters(file: Path) -> int:
+    """Values in a safetensors file, from its list alone. Raises CheckpointError."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as held:
+            return sum(math.prod(held.get_slice(name).get_shape()) for name in held.keys())  # noqa: SIM118
+    except (OSError, SafetensorError):
+        raise CheckpointError(f"{file} is missing or damaged: copy the folder again") from None
 
 
 def save_weights(

@@ -80,7 +80,7 @@ def one_by_one(view: View, count: int) -> list[torch.Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ask", description=__doc__)
-    parser.add_argument("--model", default="embedded", help="a checkpoint folder (%(default)s)")
+    parser.add_argument("--model", default="paintings", help="a checkpoint folder (%(default)s)")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--regions", type=int, default=8)
     parser.add_argument("--turns", type=int, default=3, help="turns before the follow-up")

@@ -130,7 +130,7 @@ def main() -> None:
         prog="python -m benchmarks.evaluate", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--model", default="embedded", help="a checkpoint folder (%(default)s)")
+    parser.add_argument("--model", default="paintings", help="a checkpoint folder (%(default)s)")
     parser.add_argument("--pictures", type=int, default=40)
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--repeats", type=int, default=3)

@@ -27,7 +27,7 @@ def overlap(first: torch.Tensor, second: torch.Tensor) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.find", description=__doc__)
-    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--model", default="paintings")
     parser.add_argument("--scenes", type=int, default=20)
     parser.add_argument("--points-per-side", type=int, default=None)
     parser.add_argument("--threads", type=int, default=2)

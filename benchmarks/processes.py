@@ -27,7 +27,7 @@ stage = "instruct"
 output = "{run}"
 turns = {questions}
 [start]
-checkpoint = "embedded"
+checkpoint = "paintings"
 [lora]
 rank = 16
 [cache]

@@ -36,8 +36,9 @@ def part(name: str, scripts: tuple[str, ...] = (), **settings: Any) -> gr.HTML:
     )
 
 
-def build_page(chat: Callable[[], Chat], title: str) -> gr.Blocks:
-    """The whole page. chat: returns the handlers, waiting until they are there."""
+def build_page(chat: Callable[[], Chat], title: str, model: str = "") -> gr.Blocks:
+    """The whole page. chat: returns the handlers, waiting until they are there. model: the one that
+    will answer, by its name in the chooser, where that is known."""
 
     def enter(held: str, request: gr.Request) -> tuple:
         scope = getattr(request.request, "scope", {})
@@ -63,7 +64,9 @@ def build_page(chat: Callable[[], Chat], title: str) -> gr.Blocks:
         title="Loupe", analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)
     ) as blocks:
         key = gr.State("", time_to_live=6 * 3600, delete_callback=lambda gone: chat().drop(gone))
-        header = part("header", value={"state": "loading", "text": f"loading {title}"})
+        header = part("header", value={
+            "state": "loading", "text": f"loading {title}", "model": model,
+        })  # fmt: skip
         with gr.Row(elem_id="loupe-body"):
             with gr.Column(scale=7, min_width=320, elem_id="loupe-left"):
                 offered = gallery.offered(gallery.examples())

@@ -104,9 +104,9 @@ def everything_wanted(args: argparse.Namespace) -> Any:
 
 def models_of(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("model")
-    group.add_argument("--model", metavar="M", default="embedded", help="a checkpoint's folder, or"
-                       " the folder or hub id of a published BLIP-2 or InstructBLIP (%(default)s:"
-                       " knows painted scenes, needs no download)")  # fmt: skip
+    group.add_argument("--model", metavar="M", help="photos, paintings, a checkpoint's folder, or"
+                       " the folder or hub id of a published BLIP-2 or InstructBLIP (photos; where"
+                       " its parts are not set up, paintings: loupe setup)")  # fmt: skip
     group.add_argument("--vision", metavar="V", help="for a LAVIS .pth without its vision encoder:"
                        " that one's folder or hub id")  # fmt: skip
     group.add_argument("--language", metavar="L", help="... and its language model's")

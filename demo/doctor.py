@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
+from adapters.defaults import DEFAULTS, folder_of
 from qformer.contracts import LoupeError
 
 OPTIONAL = {
@@ -20,6 +21,7 @@ OPTIONAL = {
     "peft": "training with LoRA: pip install peft",
     "accelerate": "training: pip install accelerate",
     "bitsandbytes": "quantisation: pip install bitsandbytes",
+    "gguf": "loupe setup photos: pip install gguf",
 }
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -48,7 +50,8 @@ def checks() -> Iterator[Check]:
         yield Check(library, "ok" if found else "absent", found or f"not installed; for {use}")
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     yield Check("chromium", "ok" if browser else "absent", browser or "not found; for tests only")
-    yield weights_check()
+    yield from map(weights_check, DEFAULTS)
+    yield parts_check()
     yield Check("cores", "ok", str(usable_cores()))
     yield memory_check()
 
@@ -80,18 +83,33 @@ def torchvision_check() -> Check:
     return Check("torchvision", "ok", f"{installed('torchvision')}, not needed")
 
 
-def weights_check() -> Check:
-    from adapters.build import EMBEDDED
+def weights_check(model: str) -> Check:
     from adapters.checkpoint import verify
 
-    if not EMBEDDED.is_dir():
-        return Check("embedded weights", "broken", "missing: check the project out again")
+    what = f"{model} weights"
+    folder = folder_of(model)
+    if not folder.is_dir():
+        return Check(what, "broken", "missing: check the project out again")
     try:
-        verify(EMBEDDED)
+        verify(folder)
     except LoupeError as error:
-        return Check("embedded weights", "broken", str(error))
-    size = sum(path.stat().st_size for path in EMBEDDED.parent.rglob("*") if path.is_file())
-    return Check("embedded weights", "ok", f"{size / 1e6:.1f} MB, every byte as it was shipped")
+        return Check(what, "broken", str(error))
+    size = sum(path.stat().st_size for path in folder.parent.rglob("*") if path.is_file())
+    return Check(what, "ok", f"{size / 1e6:.1f} MB, every byte as it was shipped")
+
+
+def parts_check() -> Check:
+    """Of the photos' model: what `loupe setup photos` fetches."""
+    from adapters.packages import SETS, cache_folder, locate_package
+
+    name, size = "photos' parts", 0
+    for part in SETS["photos"]:
+        there = (cache_folder() / part).is_dir()
+        try:
+            size += sum(file.stat().st_size for file in locate_package(part).iterdir())
+        except LoupeError as error:
+            return Check(name, "broken" if there else "absent", str(error))
+    return Check(name, "ok", f"{size / 1e6:.1f} MB, every byte as it was set up")
 
 
 def usable_cores() -> int:
@@ -108,7 +126,7 @@ def memory_check() -> Check:
         return Check("memory", "ok", "unknown on this system")
     says = f"{pages * page:.1f} GB, {free * page:.1f} GB of it free"
     if pages * page < 2:
-        return Check("memory", "broken", f"{says}: the embedded default wants 2 GB")
+        return Check("memory", "broken", f"{says}: the models that ship want 2 GB")
     return Check("memory", "ok", says)
 
 

@@ -7,7 +7,6 @@ dropped, and whatever fits nothing is a LoupeError: no handler sees an unchecked
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,7 +70,7 @@ def real(low: float, high: float) -> Check:
     def check(value: Any) -> float:
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise unknown()
-        if not math.isfinite(value) or not low <= value <= high:
+        if not low <= value <= high:  # nor is NaN
             raise EventError(f"{value!r:.40} does not lie between {low:g} and {high:g}: change it")
         return float(value)
 

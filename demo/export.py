@@ -173,7 +173,7 @@ def _region(data: Any, size: tuple[int, int]) -> dict[str, Any]:
         "region_mask": _area(data.get("rle"), size),
         "label": _text(data, "label", MAX_LABEL),
         "number": _number(data.get("number")),
-        "score": float(score) if isinstance(score, int | float) else None,
+        "score": _share(score),
     }
 
 
@@ -214,9 +214,14 @@ def _entry(data: Any, size: tuple[int, int]) -> tuple[str, str, dict, dict[str, 
         "state": state if state in STATES else "stopped",
         "rating": rating if rating in (-1, 0, 1) else 0,
         "corrected": data.get("corrected") is True,
-        "certainty": float(certainty) if isinstance(certainty, int | float) else None,
+        "certainty": _share(certainty),
         "rows": tuple(rows),
     }  # fmt: skip
+
+
+def _share(value: Any) -> float | None:
+    """A score or certainty; None for anything else."""
+    return float(value) if isinstance(value, int | float) and 0 <= value <= 1 else None
 
 
 def _list(data: dict, name: str, limit: int) -> list:

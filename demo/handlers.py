@@ -34,10 +34,13 @@ class Chat:
 
     def __init__(self, loader: Loader, saves: Path | None = None, visitors: int = 64):
         self.loader = loader
-        self.sessions = Sessions(loader.wait, visitors)
+        self.sessions = Sessions(loader.wait, visitors, self._model)
         loader.on_change(self.sessions.read_by)
         self.examples = gallery.examples()
         self.corrections = None if saves is None else Corrections(saves)
+
+    def _model(self) -> str:
+        return self.loader.model
 
     def enter(
         self, held: Any = "", owner: str = "", page_id: str = "", opened: Collection[str] = ()
@@ -68,10 +71,11 @@ class Chat:
             if name == "choose":
                 self.loader.choose(**fields)
                 yield from self.status()
-            else:
+            if name == "list" or self.loader.error:
                 yield page.header(self.loader, choices=chooser.choices())
         except LoupeError as error:
-            yield page.header(self.loader, note=str(error))
+            told = {} if chooser is None else {"choices": chooser.choices()}
+            yield page.header(self.loader, note=str(error), **told)
 
     def drop(self, key: str) -> None:
         self.sessions.drop(key)
@@ -79,7 +83,7 @@ class Chat:
     def _session(self, key: Any) -> Session:
         # A key of another form was never given out.
         known = isinstance(key, str) and KEY.fullmatch(key)
-        return self.sessions.get(key) if known else Session(self.loader.wait)
+        return self.sessions.get(key) if known else Session(self.loader.wait, self._model)
 
     def _talk(self, session: Session, **told: Any) -> dict:
         saves = self.corrections is not None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EMBEDDED = "embedded"
+PHOTOS, PAINTINGS = "photos", "paintings"  # the models that need no path, adapters/defaults.py
 HEADER = 10**7  # bytes of the longest list that is looked through
 
 
@@ -31,7 +31,7 @@ class Chooser:
     """
 
     build: Callable[[str, str | None, str], Assistant]
-    model: str = EMBEDDED
+    model: str = PAINTINGS
     segmenter: str | None = None
     precision: str = "fp32"
     device: str | None = "cpu"
@@ -42,6 +42,7 @@ class Chooser:
         memory is without its segmenter; "segmenter" is the one it gets where none is chosen, None
         where that is part of the model."""
         from adapters.catalogue import CATALOGUE
+        from adapters.defaults import DEFAULTS
         from adapters.memory import PRECISIONS, Count, available
         from adapters.segmenters import KNOWN
 
@@ -49,8 +50,12 @@ class Chooser:
             needs = {precision: count.needed(*how) for precision, how in PRECISIONS.items()}
             return {"model": name, "suits": suits, "licence": licence, "memory": needs}
 
-        suits = "painted scenes; nothing to download"
-        models = [row(EMBEDDED, suits, "Apache-2.0", embedded_count()) | {"segmenter": None}]
+        models = [
+            row(name, one.suits + missing(name), one.licence, default_count(name))
+            | {"segmenter": None}
+            for name, one in DEFAULTS.items()
+            if one.folder.is_dir()
+        ]
         for one in CATALOGUE:
             if one.answers:  # the others only compare
                 made = row(one.model, one.suits, one.licence, one.whole)
@@ -72,18 +77,20 @@ class Chooser:
         """Raises LoupeError for what is not offered (strangers choose from the list alone), and,
         before anything is fetched, for what does not fit into memory."""
         from adapters.catalogue import CATALOGUE
+        from adapters.defaults import DEFAULTS
         from adapters.memory import PRECISIONS, Placement, check
         from adapters.segmenters import KNOWN
         from qformer.contracts import LoupeError
 
         models = {listed.model: listed.whole for listed in CATALOGUE if listed.answers}
-        models[EMBEDDED] = embedded_count()
+        here = [name for name, one in DEFAULTS.items() if one.folder.is_dir()]
+        models |= {name: default_count(name) for name in here}
         if model not in models or segmenter not in {None, *KNOWN}:
             raise LoupeError("this model is not on the list: choose one of those shown")
         if self.device is None:
             return
         count, what = models[model], f"{model} with {segmenter}" if segmenter else model
-        if model == EMBEDDED:  # in float32, whatever the others are held in
+        if model in DEFAULTS:  # in float32, whatever the others are held in
             more = {"bridge": count.bridge + (KNOWN[segmenter].parameters if segmenter else 0)}
             precision, smaller = "fp32", {}
         else:
@@ -94,14 +101,30 @@ class Chooser:
         check(what, replace(count, **more), dtype, Placement(self.device, quantize), smaller)
 
 
-def embedded_count() -> Count:
-    """Count the embedded default, segmenter and all: its files hold halves, which are opened as
-    float32, as a bridge is."""
-    from adapters.memory import Count
+def missing(name: str) -> str:
+    """What the list adds to a default whose parts are not here."""
+    from adapters.defaults import check_parts, folder_of
+    from adapters.download import SET_UP
+    from qformer.contracts import CheckpointError
 
-    weights = Path(__file__).parents[1] / "adapters" / "embedded"
-    size = sum(file.stat().st_size for file in weights.rglob("*.safetensors"))
-    return Count(bridge=size // 2)
+    try:
+        check_parts(folder_of(name))
+    except CheckpointError:
+        return f", after `{SET_UP}`"
+    return ""
+
+
+def default_count(name: str) -> Count:
+    """Count a default, segmenter and all. It is held in float32, as a bridge is, however it is
+    stored; the parts of packages count before they are fetched, too."""
+    from adapters.defaults import folder_of, package_parts
+    from adapters.memory import Count
+    from adapters.packages import PACKAGES
+    from adapters.weights import parameters
+
+    folder = folder_of(name)
+    own = sum(map(parameters, folder.parent.rglob("*.safetensors")))
+    return Count(bridge=own + sum(PACKAGES[part].parameters for part in package_parts(folder)))
 
 
 def fetched(model: str) -> tuple[int, int | None]:
@@ -140,9 +163,16 @@ class Loader:
     """Builds the assistant in a thread, once started. title: what visitors read meanwhile."""
 
     def __init__(
-        self, build: Callable[[], Assistant], title: str = "", chooser: Chooser | None = None
+        self,
+        build: Callable[[], Assistant],
+        title: str = "",
+        chooser: Chooser | None = None,
+        settle: Callable[[], tuple[str, str]] | None = None,
     ):
-        self._build, self.title, self.chooser = build, title, chooser
+        """settle: the name of the model that `build` makes, where that is not known before, and why
+        it is not the one that was wished for, if so; called in the thread."""
+        self._build, self.title, self.chooser, self._settle = build, title, chooser, settle
+        self.why = ""  # not the model that was wished for
         self.loading: str | None = None  # what is being read, by name
         self.source = ""  # ... and where it comes from: a folder, or a hub id
         self.error: LoupeError | None = None  # what the last reading met
@@ -159,6 +189,9 @@ class Loader:
 
         def build() -> Assistant:
             self._wanted.wait(after)
+            if self._settle is not None:
+                self.model, self.why = self._settle()
+                self.title = self.model
             return self._build()
 
         self._begin(self.title or "the model", self.model, build)
@@ -182,8 +215,9 @@ class Loader:
 
         def made() -> Assistant:
             assistant = build(model, segmenter, precision)
-            self.title = "embedded default" if model == EMBEDDED else model.rpartition("/")[2]
+            self.title = model.rpartition("/")[2]
             self.model, self.segmenter, self.precision = model, segmenter, precision
+            self.why = ""
             return assistant
 
         self._begin(model, model, made)

@@ -138,10 +138,8 @@ def talk(
 
 
 def said(entry: Entry, snapshot: bool) -> dict:
-    shown = {
-        name: getattr(entry, name)
-        for name in ("id", "role", "text", "state", "rating", "corrected", "sampled", "certainty")
-    }
+    names = ("id", "role", "text", "state", "rating", "corrected", "sampled", "certainty", "offers")
+    shown = {name: getattr(entry, name) for name in names}
     shown["numbers"] = list(entry.numbers)
     shown["rows"] = [list(row) for row in entry.rows]
     return {**shown, "snapshot": entry.snapshot} if snapshot and entry.snapshot else shown
@@ -209,6 +207,7 @@ def header(loader: Loader, note: str = "", **more: Any) -> dict:
         "segmenter": loader.segmenter,
         "precision": loader.precision,
         "chooses": loader.chooser is not None,
+        "why": loader.why,
         **more,
     }
 

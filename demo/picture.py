@@ -55,6 +55,7 @@ class Picture:
     regions: Regions
     talk: Talk
     small: np.ndarray  # for snapshots
+    advised: bool = False  # whether the model knows such pictures has been looked at
 
     @property
     def size(self) -> tuple[int, int]:

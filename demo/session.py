@@ -20,6 +20,7 @@ import numpy as np
 
 from adapters.draw import displayed
 from adapters.memory import ran_out
+from demo.advice import advice
 from demo.finding import distinct, instead, search, without_twins
 from demo.picture import SMALL, Picture, Settings
 from demo.regions import Mark, Regions
@@ -35,7 +36,6 @@ MAX_PICTURES = 8  # of one visitor at a time
 WARM_PICTURES = 2  # those used last keep what is computed once; the others compute it again
 DESCRIBED = 24  # regions that "describe everything" names
 LOST = "this session had to make room for others: open the picture again, or load a saved session"
-CHOOSE = "loupe chat --model FOLDER"
 
 log = logging.getLogger(__name__)
 
@@ -61,9 +61,10 @@ class Session:
     """One visitor. Every method may be called from any thread; errors are LoupeErrors. Whoever uses
     a picture's regions or talk directly holds `lock` meanwhile."""
 
-    def __init__(self, assistant: Callable[[], Assistant]):
-        """assistant: returns the model, waiting until it is loaded."""
-        self._assistant = assistant
+    def __init__(self, assistant: Callable[[], Assistant], model: Callable[[], str] = lambda: ""):
+        """assistant: returns the model, waiting until it is loaded. model: the name it has among
+        the defaults, "" for another."""
+        self._assistant, self._model = assistant, model
         self._stop: threading.Event | None = None  # set while something long is under way
         self._serials, self._ids = itertools.count(1), itertools.count(1)
         self.lock = threading.RLock()
@@ -78,7 +79,7 @@ class Session:
     def copy(self) -> Session:
         """The same pictures, regions, talks and settings, to go on apart."""
         with self.lock:
-            made = Session(self._assistant)
+            made = Session(self._assistant, self._model)
             made.settings, made.current, made.lost = self.settings, self.current, self.lost
             for serial, picture in self.pictures.items():
                 made.pictures[serial] = picture.copy(lambda: next(made._ids))
@@ -104,8 +105,7 @@ class Session:
             self.pictures[serial] = picture
             self._show(serial)
             self.lost = False
-            if not view.familiar:
-                talk.add("notice", unfamiliar(assistant))
+            self._advise(picture)
             return picture
 
     def switch(self, serial: int) -> None:
@@ -147,6 +147,14 @@ class Session:
                     picture.view = View(assistant, picture.image)
                     picture.regions.read_by(picture.view)
                     picture.talk.read_by(picture.view, self.settings.composer)
+                    picture.talk.advise(None)
+                    picture.advised = False
+
+    def _advise(self, picture: Picture) -> None:
+        """Say whether the model knows such pictures, once for each model."""
+        if not picture.advised:
+            picture.talk.advise(advice(picture.view, self._model()))
+            picture.advised = True
 
     def set(self, settings: Settings) -> None:
         """Raises LoupeError where two settings exclude each other."""
@@ -174,6 +182,7 @@ class Session:
             picture, stop = self.picture(), self._begin()
             try:
                 question, said, marks = self._understood(picture, question)
+                self._advise(picture)
                 regions = tuple(mark.region for mark in marks)
                 decoding = self.settings.decoding(picture.view.assistant.config.decoding)
                 conversation = picture.talk.conversation()
@@ -432,12 +441,3 @@ def failure(error: Exception) -> str:
             " --quantize nf4)"
         )
     return f"the model failed ({type(error).__name__}): try again, or reopen the picture"
-
-
-def unfamiliar(assistant: Assistant) -> str:
-    """What to say of a picture that lies outside what the model was trained on."""
-    says = assistant.config.domain or "other pictures"
-    return (
-        f"This picture does not look like what this model knows: {says}."
-        f" Answers about it are guesses. For photos, start Loupe with a model for photos: {CHOOSE}"
-    )

@@ -44,6 +44,7 @@ class Entry:
     sampled: bool = False  # another try, drawn by chance
     rows: tuple[tuple[int, str], ...] = ()
     model: str = ""  # who wrote it
+    offers: str | None = None  # of advice about the model: the default that suits better, or ""
 
 
 class Talk:
@@ -132,6 +133,13 @@ class Talk:
     def read_by(self, view: View, composer: Composer | None) -> None:
         self.view, self.composer = view, composer
         self.forget()
+
+    def advise(self, advice: tuple[str, str] | None) -> None:
+        """Put (text, the default that suits better, or "") in the place of what was said of another
+        model; None: there is nothing to say."""
+        self.entries = [entry for entry in self.entries if entry.offers is None]
+        if advice is not None:
+            self.add("notice", advice[0], offers=advice[1])
 
     def restart(self) -> None:
         """A new talk; a notice that opened the old one stays."""

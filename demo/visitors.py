@@ -14,8 +14,13 @@ from qformer.assistant import Assistant
 class Sessions:
     """The one longest unseen makes room for a new one."""
 
-    def __init__(self, assistant: Callable[[], Assistant], capacity: int = 64):
-        self._assistant, self.capacity = assistant, capacity
+    def __init__(
+        self,
+        assistant: Callable[[], Assistant],
+        capacity: int = 64,
+        model: Callable[[], str] = lambda: "",
+    ):
+        self._assistant, self._model, self.capacity = assistant, model, capacity
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._pages: dict[str, list[str]] = {}  # those that show each, the oldest first
         self._owners: dict[str, str] = {}
@@ -33,7 +38,7 @@ class Sessions:
         duplicated: this page goes on with a copy."""
         with self._lock:
             known = held in self._sessions and bool(owner) and self._owners[held] == owner
-            session = self._sessions[held] if known else Session(self._assistant)
+            session = self._sessions[held] if known else Session(self._assistant, self._model)
             shown = known and any(one != page and one in opened for one in self._pages[held])
         if shown:
             session = session.copy()
@@ -49,7 +54,7 @@ class Sessions:
         with self._lock:
             session = self._sessions.pop(key, None)
             if session is None:
-                session = Session(self._assistant)
+                session = Session(self._assistant, self._model)
                 session.lost = True
             self._keep(key, session)
             return session

@@ -45,8 +45,12 @@ class BridgeConfig:
                 f"max_instruction={self.max_instruction} must lie between 2 and"
                 f" max_positions={self.qformer.max_positions}"
             )
-        if self.image_norm_eps <= 0:
-            raise LoupeError(f"image_norm_eps={self.image_norm_eps} must be positive")
+        if not 0 < self.image_norm_eps < 1:
+            raise LoupeError(f"image_norm_eps={self.image_norm_eps} must lie between 0 and 1")
+        if self.end_id is not None and not 0 <= self.end_id < max(1, self.qformer.vocab_size):
+            raise LoupeError(
+                f"end_id={self.end_id} is outside vocab_size={self.qformer.vocab_size}"
+            )
 
 
 @dataclass
@@ -166,6 +170,8 @@ class Bridge(nn.Module):
                 offsets = self.region_upgrade.embed_geometry(geometry)
                 arguments["text_offsets"] = offsets * named[..., None]
         if not rows.is_region.any():
+            if rows.input_ids is None and len(rows) != len(memory):  # several passes a picture
+                arguments["query_embeds"] = self.qformer.query_tokens.expand(len(rows), -1, -1)
             return arguments
         if self.region_upgrade is not None:
             change = (

@@ -90,8 +90,8 @@ class Decoding:
             )
         if self.beams < 1:
             raise LoupeError(f"beams={self.beams} must be at least 1")
-        if self.temperature < 0:
-            raise LoupeError(f"temperature={self.temperature} must not be negative; 0 is greedy")
+        if not 0 <= self.temperature <= 100:
+            raise LoupeError(f"temperature={self.temperature} must lie in 0 to 100; 0 is greedy")
         if self.beams > 1 and self.temperature > 0:
             raise LoupeError(
                 f"beams={self.beams} and temperature={self.temperature} exclude each other:"

@@ -423,13 +423,9 @@ class View:
 
     def _crop(self, regions: Sequence[Region]) -> list[tuple[ImageMemory, Tensor]]:
         bridge, grid = self.assistant.bridge, self.assistant.vision.grid
+        margin = bridge.config.region.focal_crop
         crops = [
-            focal_crop(
-                self.image,
-                region.region_mask.to(self.image.device),
-                region.box,
-                bridge.config.region.focal_crop,
-            )
+            focal_crop(self.image, region.region_mask.to(self.image.device), region.box, margin)
             for region in regions
         ]
         memory = bridge.remember(self._encode([crop for crop, _ in crops]))

@@ -1,4 +1,4 @@
-"""What the embedded default knows must hold for pictures painted by another hand."""
+"""What the paintings' model knows must hold for pictures painted by another hand."""
 
 from collections import Counter
 from pathlib import Path
@@ -8,7 +8,8 @@ import other_painter
 import pytest
 import torch
 
-from adapters.build import EMBEDDED, build
+from adapters.build import build
+from adapters.defaults import folder_of
 from adapters.images import load_image
 
 PICTURES = range(40)  # seeds
@@ -19,8 +20,8 @@ LEAST_OVERLAP = 0.88  # mean intersection over union of the region that one clic
 MOST_UNFAMILIAR = 0.1  # share of these pictures
 
 pytestmark = pytest.mark.skipif(
-    not EMBEDDED.is_dir(),
-    reason="NO EMBEDDED WEIGHTS HERE: nothing was asked about other painters' pictures",
+    not folder_of("paintings").is_dir(),
+    reason="NO WEIGHTS HERE: nothing was asked about other painters' pictures",
 )
 
 
@@ -47,7 +48,7 @@ def overlap(region_mask, other):
 @pytest.fixture(scope="module")
 def seen():
     """What was asked: type -> (picture, question, answer, right answer); and what was seen."""
-    assistant = build()
+    assistant = build("paintings")
     asked, overlaps, familiar = {name: [] for name in BARS}, [], []
     for seed in PICTURES:
         picture, things = other_painter.paint(seed)
@@ -89,6 +90,6 @@ def test_photos_are_not_familiar():
     photos = sorted(file for file in folder.glob("coco*/**/*.jpg"))[::6][:50]
     if not photos:
         pytest.skip("there are no photos beside the project")
-    assistant = build()
+    assistant = build("paintings")
     familiar = [file.name for file in photos if assistant.encode(load_image(file)).familiar]
     assert len(familiar) <= 0.05 * len(photos), familiar

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -222,6 +223,12 @@ def test_a_file_is_read_in_one_sitting():
     assert not long, f"split these, they have {LONGEST_FILE} lines or more: {long}"
 
 
+def test_each_test_file_has_a_name_of_its_own():
+    """The folders are no packages: two modules of one name cannot be collected together."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert not [name for name, count in names.items() if count > 1]
+
+
 def test_no_file_names_a_machine_or_a_registry():
     pattern = re.compile(
         r"(?<![\w.])/(work|root|home|opt)/"
@@ -284,7 +291,7 @@ def test_the_readmes_commands_name_pictures_that_ship():
 
 def test_the_readmes_python_runs(tiny_assistant, monkeypatch, capsys):
     """On a random model: what the README writes is what the code offers."""
-    monkeypatch.setattr(adapters, "build", lambda: tiny_assistant)
+    monkeypatch.setattr(adapters, "build", lambda model: tiny_assistant)
     monkeypatch.chdir(ROOT)
     readme = (ROOT / "README.md").read_text()
     names: dict = {}

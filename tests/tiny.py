@@ -309,6 +309,7 @@ SEGMENTER = {
     "sam3_tracker": "sam3_tracker",
     "efficientsam": "efficientsam",
     "mobilesam": "mobilesam",
+    "lite_sam": "lite_sam",
 }
 
 

@@ -210,3 +210,50 @@ def mobilesam(folder: Path) -> Path:
             torch.nn.init.normal_(parameter, std=0.2)
     save_mobilesam(model.half(), folder)
     return folder
+
+
+def efficientnet_state(widths: tuple[int, ...] = (8, 10, 12, 16, 20, 24, 32)) -> dict[str, Any]:
+    """A released EfficientNet-Lite's state dict in small: one block a stage, of these widths; two
+    neighbours must differ, or they are one stage."""
+    from torch import nn
+
+    kernels, inner = (3, 3, 5, 3, 5, 5, 3), widths[0]
+    state: dict[str, Any] = {}
+
+    def put(conv: str, norm: str, module: nn.Conv2d) -> None:
+        state[f"{conv}.weight"] = module.weight.detach() * 2
+        made = nn.BatchNorm2d(module.out_channels)
+        nn.init.uniform_(made.weight, 0.5, 1.5)
+        nn.init.normal_(made.bias, 0.2, 0.2)
+        state.update({f"{norm}.{name}": value for name, value in made.state_dict().items()})
+
+    put("_conv_stem", "_bn0", nn.Conv2d(3, inner, 3, bias=False))
+    for n, (out, kernel) in enumerate(zip(widths, kernels, strict=True)):
+        block, wide = f"_blocks.{n}", inner * (2 if n else 1)
+        if n:
+            put(f"{block}._expand_conv", f"{block}._bn0", nn.Conv2d(inner, wide, 1, bias=False))
+        depthwise = nn.Conv2d(wide, wide, kernel, groups=wide, bias=False)
+        put(f"{block}._depthwise_conv", f"{block}._bn1", depthwise)
+        put(f"{block}._project_conv", f"{block}._bn2", nn.Conv2d(wide, out, 1, bias=False))
+        inner = out
+    put("_conv_head", "_bn1", nn.Conv2d(inner, 40, 1, bias=False))
+    head = nn.Linear(40, 10)
+    state.update({"_fc.weight": head.weight.detach(), "_fc.bias": head.bias.detach()})
+    return state
+
+
+def lite_sam(folder: Path) -> Path:
+    """Beside its trunk, which its config names by a relative path."""
+    from adapters.segmenter_lite import LiteSamConfig, LiteSegmenter, save_lite
+
+    torch.manual_seed(0)
+    save_file(efficientnet_state(), folder / "trunk.safetensors", {"format": "pt"})
+    config = LiteSamConfig(
+        trunk="trunk.safetensors", image_size=64, width=32, blocks=1, convolutions=1
+    )
+    segmenter = LiteSegmenter.new(config, folder)
+    for name, parameter in segmenter.model.named_parameters():
+        if parameter.dim() > 1 and not name.startswith("trunk."):
+            torch.nn.init.normal_(parameter, std=0.2)
+    save_lite(segmenter, folder)
+    return folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,20 @@ from train.recipe import Recipe
 UPLOADED = (CONFIG, WEIGHTS, MANIFEST, f"{LORA}/*", "vision/*")  # vision/: only where it trained
 
 
+def check_shared(parts: Mapping[str, Any], trained: Collection[str] = ()) -> None:
+    """Raises LoupeError for a frozen part that others could not get: a folder of this machine.
+    trained: those that are saved with the checkpoint."""
+    for name in ("vision", "language", "tokenizer"):
+        part = parts[name]
+        if part is None or name in trained:
+            continue
+        if part.path.startswith(".") or Path(part.path).is_dir():
+            raise LoupeError(
+                f"the {name} is a folder on this machine ({part.path}), which others do not have: "
+                f"train with its hub id in start.{name}, or share the folder yourself"
+            )
+
+
 def write_card(recipe: Recipe, file: Path, run: Path, target: Path) -> None:
     """Put into `target` what is uploaded: the checkpoint of a finished run, and its README.md.
 
@@ -23,13 +38,8 @@ def write_card(recipe: Recipe, file: Path, run: Path, target: Path) -> None:
     """
     checkpoint = run / "checkpoint"
     config = load_config(checkpoint)
-    for name in ("vision", "language", "tokenizer"):
-        part = getattr(config, name)
-        if part is not None and part.path.startswith(".") and part.path != "./vision":
-            raise LoupeError(
-                f"the {name} is a folder on this machine ({part.path}), which others do not have: "
-                f"train with its hub id in start.{name}, or share the folder yourself"
-            )
+    trained = ("vision",) if config.vision.path == "./vision" else ()
+    check_shared(vars(config), trained)
     target.mkdir(parents=True, exist_ok=True)
     for pattern in UPLOADED:
         for path in checkpoint.glob(pattern):

@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
 
         return embedded(argv[1:])
     if list(argv[:1]) == ["segmenter"]:
-        from train.segmenter_tune import main as tune
+        from train.segmenter.cli import main as tune
 
         return tune(argv[1:])
     parser = Parser(
@@ -88,12 +88,17 @@ def find(name: str) -> Path:
 def train(file: Path, changes: Sequence[str], resume: bool, repository: str | None = None) -> int:
     from qformer.contracts import LoupeError
     from train import states
+    from train.card import check_shared
     from train.loop import Stopped, fit
+    from train.parts import planned_parts
     from train.recipe import read_recipe
+    from train.record import keep_record, what_changed
     from train.runs import Training
 
     recipe = read_recipe(file, changes)
     folder = Path(recipe.output)
+    if repository:  # said before anything is learned
+        check_shared(planned_parts(recipe), ("vision",) if recipe.vision_trains else ())
     again = " ".join(["loupe train", str(file), *(f"--set {c}" for c in changes), "--resume auto"])
     if states.steps_in(folder) and not resume:
         raise LoupeError(
@@ -106,7 +111,12 @@ def train(file: Path, changes: Sequence[str], resume: bool, repository: str | No
         if main_process:
             print(line, file=sys.stderr, flush=True)
 
+    changed = what_changed(folder, recipe) if resume else []
+    for line in changed:
+        say(f"this run was begun otherwise: {line}")
     training = Training(recipe, say)
+    if main_process:
+        keep_record(folder, recipe, file, changes)
     for line in training.describe():
         say(line)
     try:

@@ -28,6 +28,11 @@ def read_config(kind: type[Settings], path: Path, changes: Sequence[str] = ()) -
         raise LoupeError(f"{path} is not a UTF-8 text: save it as one") from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise LoupeError(f"{path} is not TOML: {error}") from None
+    return from_dict(kind, changed(values, changes), path.name)
+
+
+def changed(values: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """The same tables with "a.b=c" changes in them. Raises LoupeError."""
     for change in changes:
         name, equals, text = change.partition("=")
         if not equals:
@@ -43,7 +48,7 @@ def read_config(kind: type[Settings], path: Path, changes: Sequence[str] = ()) -
         if isinstance(table, list):
             raise LoupeError(f"--set {change!r}: {last} is a table of a list, not a value")
         table[last] = value
-    return from_dict(kind, values, path.name)
+    return values
 
 
 def inner(table: Any, part: str, change: str) -> Any:

@@ -264,7 +264,8 @@ class Run:
             self.say(f"{self.folder.name} {self.step}/{config.steps}  evaluated: {told}")
             if self.main and hasattr(stage, "show"):
                 stage.show(self.folder / "answers", self.step)
-            score = next(iter(scores.values()))
+            judge = getattr(stage, "judge", lambda told: next(iter(told.values())))
+            score = judge(scores)
             better = score > self.best
             if better and hasattr(stage, "keep") and (self.main or self.sharded):
                 stage.keep(self.folder / "best")

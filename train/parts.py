@@ -13,8 +13,7 @@ from torch import Tensor
 
 from adapters import lora
 from adapters.bert import start_from_bert
-from adapters.build import EMBEDDED, anchored, locate
-from adapters.chat_template import chat_prompt
+from adapters.build import anchored, locate
 from adapters.checkpoint import (
     CONFIG,
     LORA,
@@ -24,14 +23,15 @@ from adapters.checkpoint import (
     verify,
 )
 from adapters.config import CheckpointConfig, PartConfig, TokenizerConfig
+from adapters.defaults import folder_of
 from adapters.memory import DTYPES, Placement
 from adapters.registry import LANGUAGE_MODELS, VISION_ENCODERS
 from adapters.source import read_json
 from adapters.tokenizer import open_tokenizer
 from qformer.bridge import Bridge, BridgeConfig
-from qformer.contracts import Decoding, LoupeError
-from qformer.prompt import PromptConfig
+from qformer.contracts import LoupeError
 from qformer.stage1 import Stage1
+from train.overrides import bridge_of, changed_part, decoding_of, prompt_of
 from train.recipe import Recipe
 
 NEW = ("region_upgrade.", "language_projection.", "familiarity.")  # may be missing at the start
@@ -97,19 +97,18 @@ def planned_parts(recipe: Recipe) -> dict[str, Any]:
     """The frozen parts by name, as a PartConfig or TokenizerConfig each, or None. Raises LoupeError
     for one that is missing."""
     start = recipe.start
-    named: dict[str, Any] = {
-        "vision": start.vision,
-        "language": start.language,
-        "segmenter": None,
-        "tokenizer": start.tokenizer,
-    }
+    named: dict[str, Any] = dict.fromkeys(("vision", "language", "segmenter", "tokenizer"))
     if start.checkpoint:
         folder = start_folder(start.checkpoint)
         kept = load_config(folder)
         for name in named:
             part = getattr(kept, name)
-            if named[name] is None and part is not None:
+            if part is not None:
                 named[name] = dataclasses.replace(part, path=anchored(folder, part.path))
+    for name in ("vision", "language", "tokenizer"):
+        part = getattr(start, name)
+        if part is not None:
+            named[name] = changed_part(named[name], part)
     if recipe.stage == "stage1":
         named["language"] = None
     for name in ("vision", "language")[: 1 + (recipe.stage != "stage1")]:
@@ -126,11 +125,11 @@ def planned_parts(recipe: Recipe) -> dict[str, Any]:
 
 
 def start_folder(name: str) -> Path:
-    folder = EMBEDDED if name == "embedded" else Path(name)
+    folder = folder_of(name)
     if not (folder / CONFIG).is_file():
         raise LoupeError(
-            f"start.checkpoint={name!r} holds no {CONFIG}: give 'embedded' or the folder of a "
-            "Loupe checkpoint (a published model is converted first: loupe convert)"
+            f"start.checkpoint={name!r} holds no {CONFIG}: give 'paintings', 'photos' or the "
+            "folder of a Loupe checkpoint (a published model is converted first: loupe convert)"
         )
     return folder
 
@@ -144,7 +143,7 @@ def fitting_config(
 ) -> BridgeConfig:
     """The bridge's shape between these parts. image_width: of image_embeds. width: of the language
     model, None without. words: in the tokenizer. Raises LoupeError where widths clash."""
-    config = recipe.bridge or old or BridgeConfig()
+    config = bridge_of(recipe, old)
     if config.language_width not in (None, width) and width is not None:
         raise LoupeError(
             f"bridge.language_width={config.language_width}, but the language model is {width} "
@@ -204,7 +203,7 @@ def planned_bridge(
     if recipe.start.checkpoint:
         old = load_config(start_folder(recipe.start.checkpoint)).bridge
     width = None if language is None else language.get_input_embeddings().embedding_dim
-    config = recipe.bridge or old or BridgeConfig()
+    config = bridge_of(recipe, old)
     words = config.qformer.vocab_size if named["tokenizer"] else None
     with torch.device("meta"):
         return Bridge(fitting_config(recipe, old, image_width, width, words))
@@ -262,7 +261,7 @@ def put_lora(parts: Parts, recipe: Recipe, folder: Path | None) -> None:
     if parts.language is None:
         return
     theirs = folder / LORA if folder is not None and parts.kept and parts.kept.lora else None
-    if theirs is not None and recipe.start.language is not None:
+    if theirs is not None and recipe.start.replaces("language"):
         theirs = None  # another language model than the LoRA's
     chosen = recipe.lora_on("language")
     if chosen is None:
@@ -297,7 +296,7 @@ def save_parts(parts: Parts, recipe: Recipe, folder: Path, stage: Any) -> None:
         tokenizer=named["tokenizer"],
         bridge=parts.bridge.config,
         prompt=prompt_of(recipe, kept, parts.language),
-        decoding=recipe.decoding or (kept.decoding if kept else Decoding()),
+        decoding=decoding_of(recipe, kept),
         heads=heads is not None,
         lora=recipe.lora_on("language") is not None or parts.lora is not None,
         domain=recipe.domain,
@@ -309,19 +308,10 @@ def save_parts(parts: Parts, recipe: Recipe, folder: Path, stage: Any) -> None:
         heads = None if heads is None else lora.merged(heads)
     if recipe.lora_on("vision"):
         vision = lora.merged(parts.vision)
-    save_checkpoint(folder, config, bridge, language, heads=heads, vision=vision)
-
-
-def prompt_of(recipe: Recipe, kept: CheckpointConfig | None, language: Any) -> PromptConfig:
-    """The words around the soft tokens: the recipe's, else those of the checkpoint it starts from.
-    A language model that is new to the bridge is asked as its own chat template has it, if any."""
-    if recipe.prompt is not None:
-        return recipe.prompt
-    before = kept.prompt if kept is not None else PromptConfig()
-    known = kept is not None and kept.language is not None and recipe.start.language is None
-    if known or language is None:
-        return before
-    return chat_prompt(language) or before
+    base = parts.folders["language"]
+    if base is not None and Path(base.path).is_dir():
+        base = dataclasses.replace(base, path=str(Path(base.path).resolve()))
+    save_checkpoint(folder, config, bridge, language, heads=heads, vision=vision, base=base)
 
 
 def from_folder(part: Any, folder: Path) -> Any:

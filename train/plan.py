@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from adapters import lora
+from adapters.defaults import default_named
 from adapters.memory import DTYPES, QUANTIZED, gigabytes, is_quantized
 from adapters.shapes import BareVision, bare_language, bare_vision
 from qformer.bridge import Bridge
+from qformer.config import Over
 from qformer.contracts import LoupeError
 from qformer.stage1 import Stage1
 from train.config import CONFIGS
@@ -203,7 +205,7 @@ def plan(recipe: Recipe, devices: int = 1, lengths: Lengths = Lengths(), gpu: bo
 def following(recipe: Recipe) -> Recipe:
     """A recipe that starts from what another shipped one will leave, with that one's parts."""
     start = recipe.start
-    if not start.checkpoint or start.checkpoint == "embedded" or Path(start.checkpoint).exists():
+    if not start.checkpoint or default_named(start.checkpoint) or Path(start.checkpoint).exists():
         return recipe
     for file in CONFIGS.glob("*.toml"):
         if file.stem != "embedded":
@@ -211,12 +213,17 @@ def following(recipe: Recipe) -> Recipe:
             if Path(start.checkpoint) == Path(before.output) / "checkpoint":
                 before = following(before)
                 given = {
-                    name: getattr(start, name) or getattr(before.start, name)
+                    name: both(getattr(before.start, name), getattr(start, name))
                     for name in ("vision", "language", "tokenizer")
                 }
                 start = replace(start, checkpoint=before.start.checkpoint, **given)
-                return replace(recipe, start=start, bridge=recipe.bridge or before.bridge)
+                return replace(recipe, start=start, bridge=both(before.bridge, recipe.bridge))
     return recipe
+
+
+def both(before: Over | None, after: Over | None) -> Over | None:
+    """What two recipes name of one table, the later one where they differ."""
+    return after if before is None else before.under(after)
 
 
 def refuse(recipe: Recipe, found: Plan, gpu: str, lengths: Lengths) -> None:

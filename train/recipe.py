@@ -9,6 +9,7 @@ from typing import Literal
 
 from adapters.config import PartConfig, TokenizerConfig
 from qformer.bridge import BridgeConfig
+from qformer.config import Over
 from qformer.contracts import Decoding, LoupeError
 from qformer.momentum import MomentumConfig
 from qformer.prompt import PromptConfig
@@ -21,21 +22,27 @@ from train.notes import NotesConfig
 
 @dataclass(frozen=True)
 class StartConfig:
-    """Where training starts. checkpoint: "embedded", or a Loupe checkpoint's folder; or the frozen
-    parts by name: vision and language (kind and path as in a checkpoint's config.json) and the
-    Q-Former's tokenizer, which also replace a checkpoint's. bert: a BERT folder or hub id whose
-    weights the Q-Former starts from. queries: soft tokens of a picture, where they are to be more
-    than the checkpoint's; the new ones start beside the old. 0: as many as it has. shrink: what the
-    matrices in the checkpoint's Q-Former are multiplied by; one that has learned long learns
-    something else sooner from 0.6 of its weights (arXiv 1910.08475), but forgets what it knew."""
+    """Where training starts. checkpoint: "paintings", "photos", or a Loupe checkpoint's folder; or
+    the frozen parts by name: vision and language (kind and path as in a checkpoint's config.json)
+    and the Q-Former's tokenizer, which also replace a checkpoint's, or change what they name of it.
+    bert: a BERT folder or hub id whose weights the Q-Former starts from. queries: soft tokens of a
+    picture, where they are to be more than the checkpoint's; the new ones start beside the old. 0:
+    as many as it has. shrink: what the matrices in the checkpoint's Q-Former are multiplied by; one
+    that has learned long learns something else sooner from 0.6 of its weights (arXiv 1910.08475),
+    but forgets what it knew."""
 
     checkpoint: str = ""
-    vision: PartConfig | None = None
-    language: PartConfig | None = None
-    tokenizer: TokenizerConfig | None = None
+    vision: Over[PartConfig] | None = None
+    language: Over[PartConfig] | None = None
+    tokenizer: Over[TokenizerConfig] | None = None
     bert: str = ""
     queries: int = 0
     shrink: float = 1.0
+
+    def replaces(self, part: str) -> bool:
+        """Whether another `part` ("language") is named than the checkpoint's."""
+        named = getattr(self, part)
+        return named is not None and not {"kind", "path"}.isdisjoint(named.values)
 
     def __post_init__(self) -> None:
         if not 0 < self.shrink <= 1:
@@ -44,8 +51,8 @@ class StartConfig:
             raise LoupeError("start.shrink needs start.checkpoint: nothing else is there to shrink")
         if not self.checkpoint and self.vision is None:
             raise LoupeError(
-                'start names nothing: give start.checkpoint="embedded" or another, or start.vision '
-                "and start.language"
+                'start names nothing: give start.checkpoint="paintings" or another, or '
+                "start.vision and start.language"
             )
 
 
@@ -88,7 +95,8 @@ class Recipe:
     layers in fewer bits (QLoRA, arXiv 2305.14314). matching: beside answers, stage 1's losses of
     the captions among the data at this weight; its heads are then kept, so that one checkpoint
     answers, and compares pictures with texts. momentum: ALBEF's teacher, for stage 1. notes:
-    words that soft tokens are to be like, where the data have any, are learned too."""
+    words that soft tokens are to be like, where the data have any, are learned too. bridge, prompt,
+    decoding: what is to be other than in the checkpoint that training starts from."""
 
     stage: Literal["stage1", "stage2", "instruct"]
     start: StartConfig
@@ -108,9 +116,9 @@ class Recipe:
     matching: float = 0.0
     momentum: MomentumConfig | None = None
     notes: NotesConfig | None = None
-    bridge: BridgeConfig | None = None
-    prompt: PromptConfig | None = None
-    decoding: Decoding | None = None
+    bridge: Over[BridgeConfig] | None = None
+    prompt: Over[PromptConfig] | None = None
+    decoding: Over[Decoding] | None = None
     cache: CacheConfig = field(default_factory=lambda: CacheConfig("runs/features"))
     augment: Augment = field(default_factory=Augment)
     domain: str | None = None
@@ -148,6 +156,11 @@ class Recipe:
             raise LoupeError(
                 f"loop.batch={self.loop.batch} with turns={self.turns}: stage1 contrasts texts and "
                 "needs at least two in a batch"
+            )
+        scores = ("score", "itc", "itm", "itg") if self.stage == "stage1" else ("right", "loss")
+        if self.loop.best and self.loop.best not in scores:
+            raise LoupeError(
+                f"loop.best={self.loop.best!r}: {self.stage} is scored by {', '.join(scores)}"
             )
         if not (self.trains.bridge or self.trains.vision or self.lora):
             raise LoupeError("nothing is trained: set trains.bridge=true or add [lora]")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -12,20 +12,29 @@ from torch import Tensor
 
 from adapters import lora
 from qformer.assistant import Assistant, AssistantConfig
-from qformer.contracts import Decoding, LoupeError
+from qformer.contracts import LoupeError
 from train.asks import Wording
 from train.data.draw import Drawn, Listed, Mixture, open_mixture
 from train.data.readers import read
 from train.data.sample import Picture, Sample, Tally, Turn
 from train.engine import Share
 from train.features import Sight
+from train.overrides import decoding_of, prompt_of
 from train.page import Shown, mark, write_page
-from train.parts import open_parts, prompt_of, save_parts
+from train.parts import open_parts, save_parts
 from train.recipe import Recipe
 from train.stages import AnswerStage, SampleStage, TextStage, caption_of
 
+SHORT = 3  # words of an answer that is hit exactly or not at all
 TEXTS_BESIDE = 1  # of a picture, that stage 1 learns beside answers
 WHOLE = Share()  # of one process alone
+
+
+def free_text(drawn: Sequence[Drawn]) -> bool:
+    """Whether most of what is said about these pictures has more words than are hit exactly."""
+    turns = [turn for _, samples in drawn for sample in samples for turn in sample.turns]
+    longer = sum(len(turn.answers[0].split()) > SHORT for turn in turns)
+    return longer > len(turns) / 2
 
 
 def captions_only(sample: Sample) -> Sample | None:
@@ -145,6 +154,14 @@ class Training:
         means = {n: total / weight for n, total in zip(names, sums_of_all, strict=True)}
         return means if answers else {"score": -sum(means.values())} | means
 
+    def judge(self, scores: dict[str, float]) -> float:
+        """How good an evaluation is, more is better: by loop.best."""
+        name = self.recipe.loop.best
+        if not name:
+            free = isinstance(self.stage, AnswerStage) and free_text(self.valid)
+            name = "loss" if free else next(iter(scores))
+        return scores[name] if name in ("right", "score") else -scores[name]
+
     def _score_answers(self, seen: list, prepared: list) -> tuple[int, dict[str, float]]:
         """Count the answers, and sum their scores."""
         logits, answers = self.stage.logits(self.stage.ask(seen, prepared))
@@ -177,8 +194,8 @@ class Training:
     def assistant(self) -> Assistant:
         """The parts as they are now, to ask."""
         parts, kept = self.parts, self.parts.kept
-        decoding = self.recipe.decoding or (kept.decoding if kept else Decoding())
-        config = AssistantConfig(prompt_of(self.recipe, kept, parts.language), decoding)
+        prompt = prompt_of(self.recipe, kept, parts.language)
+        config = AssistantConfig(prompt, decoding_of(self.recipe, kept))
         return Assistant(parts.vision, parts.bridge, parts.language, None, config, parts.tokenizer)
 
     @torch.no_grad()

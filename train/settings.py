@@ -23,8 +23,10 @@ class LoopConfig:
     it is slower than float32); checkpointing: the language model's activations are computed again,
     not kept; prefetch: the next batch is made meanwhile, in a thread; save_every, log_every and
     evaluate_every (0: never): steps; patience: evaluations without a better one before it stops, 0
-    for all steps; most_skipped: steps in a row that may come out as NaN; trackers: where the log
-    goes besides log.jsonl."""
+    for all steps; best: the score of an evaluation by which the best is chosen, with `patience`
+    ("loss", "right", in stage 1 "score", "itc", "itm", "itg"), by default "right", of which there
+    is little in free text: there "loss"; most_skipped: steps in a row that may come out as NaN;
+    trackers: where the log goes besides log.jsonl."""
 
     steps: int
     batch: int
@@ -47,6 +49,7 @@ class LoopConfig:
     save_every: int = 400
     evaluate_every: int = 0
     patience: int = 0
+    best: Literal["", "loss", "right", "score", "itc", "itm", "itg"] = ""
     most_skipped: int = 10
     prefetch: bool = False
     trackers: tuple[str, ...] = ()

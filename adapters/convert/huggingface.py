@@ -35,6 +35,7 @@ from adapters.published import (
     whole_config,
 )
 from adapters.source import ModelSource
+from adapters.vision import Normalisation
 from adapters.weights import WeightFiles, save_weights
 from qformer.config import from_dict
 from qformer.contracts import CheckpointError
@@ -42,7 +43,6 @@ from qformer.convert import from_huggingface, to_huggingface
 
 BESIDE, TOLD = "loupe.safetensors", "loupe.json"
 IMAGE = "<image>"
-NORMALISATION = ("image_mean", "image_std", "resample")
 QFORMER_TOKENIZER = "qformer_tokenizer"
 BARE, BARE_CLASS = "blip_2_qformer", "Blip2QFormerModel"
 WHOLE_TABLE = re.compile(r"(embed_tokens|shared|lm_head)\.weight$")
@@ -262,17 +262,19 @@ def _save_rest(model: Model, form: str, loose: Loose, folder: Path) -> list[str]
     side = model.config.vision.image_size or loose.config["image_size"]
     if side != loose.config["image_size"]:
         remarks.append(f"pictures are {side} pixels wide: pass interpolate_pos_encoding=True")
-    told = {key: value for key, value in loose.preprocessor.items() if key in NORMALISATION}
+    normal = Normalisation.of(loose.preprocessor, model.config.vision.path)
     pictures = {
         "image_processor_type": "BlipImageProcessor",
         "do_resize": True,
         "size": {"height": side, "width": side},
-        "resample": 3,
+        "resample": {"bilinear": 2, "bicubic": 3}[normal.resample],
+        "image_mean": list(normal.mean),
+        "image_std": list(normal.std),
         "do_rescale": True,
         "do_normalize": True,
         "do_convert_rgb": True,
     }
-    _save(folder / "preprocessor_config.json", pictures | told)
+    _save(folder / "preprocessor_config.json", pictures)
     kind = "InstructBlipProcessor" if model.config.bridge.instruct else "Blip2Processor"
     queries = model.config.bridge.qformer.num_queries
     _save(folder / "processor_config.json", {"processor_class": kind, "num_query_tokens": queries})

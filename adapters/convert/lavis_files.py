@@ -12,7 +12,8 @@ from adapters.checkpoint import check_weights
 from adapters.config import CheckpointConfig, PartConfig, TokenizerConfig
 from adapters.convert.model import Model, Report, vision_of
 from adapters.files import whole_file
-from adapters.lavis import hold, shape_of, stop_of, vision_kind
+from adapters.language import encodes, text_settings
+from adapters.lavis import hold, projection_of, shape_of, stop_of, vision_kind
 from adapters.lavis_vision import loose_vision
 from adapters.published import PRESETS, bert_tokenizer, prompt_of
 from adapters.source import ModelSource, Source
@@ -48,8 +49,7 @@ def read(
         seen = PartConfig(vision_kind(vision), ModelSource.of(vision).absolute)
     spoken, decodes = None, True
     if speaks and language is not None:
-        settings = ModelSource.of(language).settings()
-        decodes = not settings.get("is_encoder_decoder")
+        decodes = not encodes(text_settings(language))
         kind = "decoder" if decodes else "encoder-decoder"
         spoken = PartConfig(kind, ModelSource.of(language).absolute, stop=stop_of(language))
     reader = TokenizerConfig(ModelSource.of(tokenizer).absolute) if words and tokenizer else None
@@ -76,8 +76,8 @@ def write(model: Model, target: Path) -> Report:
     config = model.config
     projection = "opt_proj"
     if config.language is not None:
-        encodes = config.language.kind == "encoder-decoder"
-        projection = "t5_proj" if encodes else "llm_proj" if config.bridge.instruct else "opt_proj"
+        spoken = text_settings(config.language.source)
+        projection = projection_of(spoken)
     weights, homeless = to_lavis(model.weights, projection)
     remarks = []
     loose = vision_of(model)

@@ -54,7 +54,7 @@ def vision_of(model: Model) -> Loose:
         weights = stripped(stored.read(n for n in stored if n.startswith("vision_model.")))
     else:
         weights = stripped(stored.read(stored))
-    preprocessor = source.settings("preprocessor_config.json")
+    preprocessor = source.image_processor()
     return Loose(weights, settings, preprocessor)
 
 

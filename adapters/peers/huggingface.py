@@ -50,7 +50,7 @@ class HuggingFacePeer(Frozen):
                 tokenizer = AutoTokenizer.from_pretrained(source)
         except Exception as error:  # transformers raises a dozen kinds here
             raise CheckpointError(
-                f"{source} lacks a whole tokenizer or preprocessor_config.json"
+                f"{source} lacks a whole tokenizer or its picture settings"
                 f" ({type(error).__name__}): copy the folder again"
             ) from error
         return cls(name, model, images, tokenizer)

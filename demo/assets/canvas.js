@@ -47,6 +47,10 @@ const draw = (() => {
 
 on('do', send);
 on('lost', () => lost('The server is busy. Try again in a moment.'));
+on('model', () => {
+  refreshShelf();
+  if (picture) send({ op: 'sync' }); // what the new model says of it
+});
 on('hover', (number) => hover(number));
 on('show', (number) => {
   const region = scene.regions.find((one) => one.number === number);

@@ -119,13 +119,40 @@ function refreshShelf() {
     slot.append(button, iconButton('close', 'Close ' + one.title, () => send({ op: 'close', picture: one.id }), 'lc-shut'));
     return slot;
   });
-  const offered = (props.examples || []).map((example) => {
+  const offered = suiting().map((example) => {
     const button = thumb('Example: ' + example.title, example.src, () => send({ op: 'example', name: example.name }));
     button.dataset.example = example.name;
     return button;
   });
   const label = make('span', 'lc-offer', open.length ? 'Examples' : '');
   find('.lc-shelf').replaceChildren(...open, ...(offered.length ? [label] : []), ...offered);
+  refreshCredits();
+}
+
+// The examples follow the model that answers: paintings for the paintings' own, photos for others.
+function suiting() {
+  const all = props.examples || [];
+  const wanted = document.body.dataset.model === 'paintings' ? 'paintings' : 'photos';
+  const set = all.filter((example) => example.set === wanted);
+  return set.length ? set : all;
+}
+
+function refreshCredits() {
+  const credited = suiting().filter((example) => example.source);
+  const place = find('.lc-credits');
+  place.hidden = !credited.length;
+  place.querySelector('ul').replaceChildren(...credited.map((example) => {
+    const item = make('li');
+    item.append(outward(example.source, example.title));
+    if (example.terms) item.append(' · ', outward(example.terms, 'licence'));
+    return item;
+  }));
+}
+
+function outward(address, text) {
+  const link = make('a', '', text);
+  Object.assign(link, { href: address, target: '_blank', rel: 'noopener noreferrer' });
+  return link;
 }
 
 function thumb(title, src, act) {

@@ -7,7 +7,7 @@ const choose = root.querySelector('.lh-choose');
 const dialog = root.querySelector('.lh-models');
 
 function show() {
-  const { state, text, knows } = props.value || {};
+  const { state, text, knows, model, why } = props.value || {};
   const status = root.querySelector('.lh-status');
   status.dataset.state = state || 'loading';
   status.querySelector('b').textContent = text || '';
@@ -17,10 +17,26 @@ function show() {
   chip.textContent = knows ? 'knows ' + knows : '';
   chip.title = chip.textContent;
   choose.hidden = !props.value?.chooses;
+  const banner = root.parentElement.querySelector('.lh-why');
+  banner.hidden = !why;
+  banner.textContent = banner.title = why || '';
+  document.documentElement.style.setProperty('--why', why ? '35px' : '0px');
+  use(model, state);
   dialog.querySelector('.lh-note').textContent = props.value?.note || '';
   if (props.value?.note && !dialog.open) dialog.showModal();
   if (props.value?.choices) list(props.value.choices);
 }
+
+// The other parts read on the body which model answers, and whether it may be changed.
+function use(model, state) {
+  const shown = document.body.dataset;
+  shown.chooses = Boolean(props.value?.chooses);
+  if (!model || shown.model === model || (shown.model && state !== 'ready')) return;
+  shown.model = model;
+  emit('model');
+}
+
+on('choose', (model) => trigger('model', { op: 'choose', model, segmenter: null, precision: 'fp32' }));
 
 // Models -----------------------------------------------------------------------------------------
 

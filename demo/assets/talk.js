@@ -75,10 +75,19 @@ function show() {
 function turn(entry, last) {
   const node = make('article', 'lt-entry ' + entry.role + ' ' + entry.state);
   node.dataset.entry = entry.id;
-  if (entry.role === 'notice') node.append(make('p', '', entry.text));
+  if (entry.role === 'notice') notice(node, entry);
   else if (entry.role === 'question') question(node, entry);
   else answer(node, entry, last);
   return node;
+}
+
+// What the page has to say; of a picture that another model knows better, with a way to that one.
+function notice(node, entry) {
+  node.append(make('p', '', entry.text));
+  if (!entry.offers || document.body.dataset.chooses !== 'true') return;
+  const change = make('button', 'l-pill', "Change to the " + entry.offers + "' model");
+  change.onclick = () => emit('choose', entry.offers);
+  node.append(change);
 }
 
 function question(node, entry) {

@@ -12,6 +12,7 @@ from demo.commands import (
     rank,
     segment,
     segmenters,
+    setup,
 )
 
 COMMANDS = {
@@ -23,6 +24,7 @@ COMMANDS = {
     "rank": rank,
     "chat": chat,
     "models": models,
+    "setup": setup,
     "convert": convert,
     "export": export,
     "doctor": doctor,

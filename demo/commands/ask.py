@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     image = load_image(args.image)
     view = common.assistant_of(args).encode(image)
     regions = [batch.region(view, wanted, n) for n, wanted in enumerate(args.regions, 1)]
-    familiar = common.warn_unfamiliar(view)
+    familiar = common.warn_unfamiliar(view, common.model_of(args))
     start = time.perf_counter()
     pieces = view.converse().ask(args.question, regions)
     if not args.json:

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
     image = load_image(args.image)
     view = common.assistant_of(args).encode(image)
-    familiar = common.warn_unfamiliar(view)
+    familiar = common.warn_unfamiliar(view, common.model_of(args))
     start = time.perf_counter()
     if args.everything:
         return dense(args, view, familiar, start)

@@ -13,12 +13,12 @@ from typing import Any
 
 from demo.arguments import decoding_of, models_of
 from demo.commands import common
-from demo.models import EMBEDDED, Chooser
+from demo.models import PAINTINGS, PHOTOS, Chooser
 
 SAYS = "open the chat in a browser, and serve programs beside it"
 EXAMPLES = """examples:
   loupe chat
-  loupe chat --model FOLDER --port 8000
+  loupe chat --model paintings --port 8000
   loupe chat --hash-password
   loupe chat --host 0.0.0.0 --auth NAME:HASH
   curl localhost:7860/v1/models
@@ -67,10 +67,10 @@ def run(args: argparse.Namespace) -> int:
             " --hash-password makes a HASH)"
         )
     limits = Limits(queue=args.queue, sessions=args.max_sessions)
-    title = "embedded default" if args.model == "embedded" else Path(args.model).name
     server = launcher()(
-        lambda: common.assistant_of(args), title, args.host, args.port, logins, limits,
-        args.public_url, args.open, args.corrections, chooser_of(args) if logins is None else None,
+        lambda: common.assistant_of(args), Path(args.model or "the model").name, args.host,
+        args.port, logins, limits, args.public_url, args.open, args.corrections,
+        chooser_of(args) if logins is None else None, lambda: settled(args),
     )  # fmt: skip
     try:
         print(f"Loupe is at {server.local_url} (Ctrl-C ends it)", flush=True)
@@ -84,6 +84,15 @@ def run(args: argparse.Namespace) -> int:
     os._exit(0)  # a model that is still being loaded cannot be waited for, nor stopped cleanly
 
 
+def settled(args: argparse.Namespace) -> tuple[str, str]:
+    """The model that runs first, a default by its name of today; and why it is not the photos'."""
+    from adapters.defaults import default_model, default_named
+
+    why = "" if args.model else default_model()[1]
+    model = common.model_of(args)
+    return default_named(model) or model, why
+
+
 def chooser_of(args: argparse.Namespace) -> Chooser:
     """Other models with the options of this one; offered to whoever sits at this machine."""
 
@@ -95,13 +104,13 @@ def chooser_of(args: argparse.Namespace) -> Chooser:
 
     half = "fp32" if args.dtype == "fp32" else "bf16"
     device = None if args.device_map else args.device
-    return Chooser(build, args.model, args.segmenter, args.quantize or half, device)
+    return Chooser(build, args.model or "", args.segmenter, args.quantize or half, device)
 
 
 def options_of(model: str, precision: str) -> dict[str, str | None]:
-    """The options that ask for one of adapters.memory.PRECISIONS; the embedded default is small
-    enough as it is."""
-    if model == EMBEDDED or precision == "fp32":
+    """The options that ask for one of adapters.memory.PRECISIONS; a default is small enough as it
+    is."""
+    if model in (PHOTOS, PAINTINGS) or precision == "fp32":
         return {"dtype": "fp32", "quantize": None}
     return {"dtype": "bf16", "quantize": None if precision == "bf16" else precision}
 

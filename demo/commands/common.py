@@ -16,11 +16,23 @@ def dtype_wanted(args: argparse.Namespace) -> Any:
     return DTYPES[args.dtype]
 
 
+def model_of(args: argparse.Namespace) -> str:
+    """The model that is asked for, the default where none is: args.model from now on. On standard
+    error, why it is not the photos' one where that cannot be had."""
+    if args.model is None:
+        from adapters.defaults import default_model
+
+        args.model, why = default_model()
+        if why:
+            print(f"loupe: note: {why}", file=sys.stderr)
+    return args.model
+
+
 def assistant_of(args: argparse.Namespace) -> Any:
     from adapters.build import build
 
     assistant = build(
-        args.model, args.segmenter, args.device, dtype_wanted(args),
+        model_of(args), args.segmenter, args.device, dtype_wanted(args),
         vision=args.vision, language=args.language, tokenizer=args.tokenizer,
         quantize=args.quantize, device_map=args.device_map,
     )  # fmt: skip
@@ -57,12 +69,16 @@ def decoding_wanted(args: argparse.Namespace, own: Any) -> Any:
     return dataclasses.replace(base, **changes)
 
 
-def warn_unfamiliar(view: Any) -> bool:
-    """Say so on standard error where the picture is not of a kind the model knows."""
-    if not view.familiar:
-        from demo.session import unfamiliar
+def warn_unfamiliar(view: Any, model: str) -> bool:
+    """Say so on standard error where the picture is not of a kind the model knows, or another
+    default knows it better."""
+    from adapters.defaults import default_named
+    from demo.advice import advice
 
-        print(f"loupe: note: {unfamiliar(view.assistant)}", file=sys.stderr)
+    said = advice(view, default_named(model) or "")
+    if said is not None:
+        text, offers = said
+        print(f"loupe: note: {text}{f' (--model {offers})' if offers else ''}", file=sys.stderr)
     return view.familiar
 
 

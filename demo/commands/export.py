@@ -33,11 +33,11 @@ def arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from adapters.build import EMBEDDED
     from adapters.convert import convert
+    from adapters.defaults import folder_of
 
     if args.to:
-        model = str(EMBEDDED) if args.model == "embedded" else args.model
+        model = str(folder_of(common.model_of(args)))
         parts = (args.vision, args.language, args.tokenizer)
         tell(convert(model, Path(args.target), args.to, *parts), args.target, args.json)
         return 0

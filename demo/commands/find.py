@@ -48,19 +48,20 @@ def run(args: argparse.Namespace) -> int:
     if not args.text.strip():
         raise QuestionError("the text is empty: say what to look for")
     image = load_image(args.image)
-    lone = args.model.endswith(SUFFIXES) and args.language is None
-    settings = {} if args.model.endswith(SUFFIXES) else find(args.model).settings()
+    model = common.model_of(args)
+    lone = model.endswith(SUFFIXES) and args.language is None
+    settings = {} if model.endswith(SUFFIXES) else find(model).settings()
     ranker = None
     if lone or compares(settings) or settings.get("architectures") == [RETRIEVAL]:
         ranker = build_ranker(
-            args.model, args.device, common.dtype_wanted(args), args.vision, args.tokenizer
+            model, args.device, common.dtype_wanted(args), args.vision, args.tokenizer
         )
         if args.segmenter is not None:
             ranker.segmenter = open_segmenter(args.segmenter).to(args.device)
         view = ranker.encode(image)
     else:
         view = common.assistant_of(args).encode(image)
-        common.warn_unfamiliar(view)
+        common.warn_unfamiliar(view, model)
 
     def told(done: int, total: int) -> None:
         progress(f"looking: {done} of {total} clicks", done, total)

@@ -69,27 +69,32 @@ def assistant_of(args: argparse.Namespace) -> Any:
 
 def segmenter_of(args: argparse.Namespace) -> Any:
     """The segmenter alone: --everything asks nothing of the language model."""
+    from adapters.build import own_segmenter
     from adapters.segmenters import open_segmenter
 
-    if args.segmenter is None and args.model != "embedded":
+    dtype = common.dtype_wanted(args)
+    if args.segmenter is not None:
+        segmenter = open_segmenter(args.segmenter, dtype, args.device).to(args.device)
+    else:
+        segmenter = own_segmenter(common.model_of(args), dtype, args.device)
+    if segmenter is None:
         return assistant_of(args).segmenter
-    chosen = args.segmenter or "embedded"
-    segmenter = open_segmenter(chosen, common.dtype_wanted(args), args.device).to(args.device)
     set_cleaning(segmenter, args.clean)
     return segmenter
 
 
 def made_by(args: argparse.Namespace) -> dict[str, Any]:
     """What decides, beside the settings, what `segmenter_of` finds."""
+    from adapters.defaults import default_named, folder_of
     from adapters.segmenters import AUTO, default_name
     from demo.everything import state_of
 
-    whole = args.segmenter is None and args.model != "embedded"
-    name = args.model if whole else args.segmenter or "embedded"
+    name = args.segmenter or common.model_of(args)
     name = default_name(args.device) if name == AUTO else name
+    name = default_named(name) or name
     return {
         "segmenter": name,
-        "files": state_of(name),
+        "files": state_of(str(folder_of(name))),
         "clean": args.clean,
         "dtype": args.dtype,
         "device": str(args.device).partition(":")[0],

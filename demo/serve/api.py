@@ -180,7 +180,7 @@ class Api:
 
     async def retrieve(self, request: Request) -> Response:
         name = request.path_params["model"]
-        if name not in (self.model, "loupe"):
+        if name not in form.names(self.model):
             text = f"the model {name[:60]!r} is not served here: ask for {self.model!r}"
             return refusal(form.RequestError(text, "model", "model_not_found", 404))
         return JSONResponse(self._model())
@@ -257,16 +257,17 @@ class Api:
         self, key: str, asked: form.Asked, opening: str, items: AsyncIterator
     ) -> AsyncIterator[str]:
         opened = {"role": "assistant", "content": opening}
+        none: dict[str, Any] = {"usage": None} if asked.usage else {}  # but in the last chunk
         try:
-            yield form.chunk(key, self.model, opened)
+            yield form.chunk(key, self.model, opened, **none)
             async for item in items:
                 if isinstance(item, Done):
-                    yield form.chunk(key, self.model, {}, item.finish, loupe=item.told)
+                    yield form.chunk(key, self.model, {}, item.finish, loupe=item.told, **none)
                     if asked.usage:
                         used = form.usage(item.read, item.wrote)
                         yield form.chunk(key, self.model, None, usage=used)
                 else:
-                    yield form.chunk(key, self.model, {"content": item})
+                    yield form.chunk(key, self.model, {"content": item}, **none)
             yield "data: [DONE]\n\n"
         except Exception as problem:
             yield form.event(worded(problem)[1])

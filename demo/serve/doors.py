@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import unquote, unquote_to_bytes
 
 from PIL import Image
 
@@ -31,25 +32,42 @@ from qformer.view import View
 
 log = logging.getLogger(__name__)
 
-DATA_URL = re.compile(r"data:image/[a-z0-9.+-]{1,20};base64,", re.IGNORECASE)
+# RFC 2397: a media type, parameters, and whether what follows the comma is base64.
+DATA_URL = re.compile(
+    r"""\s*data:image/[a-z0-9.+*-]{1,40}(?:;[^;,="]+=(?:"[^"]*"|[^;,"]*))*(;base64)?,""",
+    re.IGNORECASE,
+)
+URL_SAFE = str.maketrans("-_", "+/")
+MOST_HEAD = 300  # characters before the comma
 
 
 def picture_bytes(url: Any, limit: int) -> bytes:
     """The file inside a data URL. ImageError for anything else, a web address or a path first."""
     if not isinstance(url, str):
         raise ImageError("a picture is a text, data:image/png;base64,...")
-    found = DATA_URL.match(url[:60])
+    found = DATA_URL.match(url[:MOST_HEAD])
     if not found:
         raise ImageError(
             f"a picture comes as data:image/png;base64,... and not as {shown(url[:40])}:"
             " web addresses and paths are never opened"
         )
-    if (len(url) - found.end()) * 3 // 4 > limit:
-        raise ImageError(f"the picture is larger than {limit >> 20} MB: shrink it")
     try:
-        return base64.b64decode(url[found.end() :], validate=True)
+        content = content_of(url[found.end() :], found[1] is not None)
     except (binascii.Error, ValueError):
         raise ImageError("the picture's base64 is damaged: encode the file again") from None
+    if len(content) > limit:
+        raise ImageError(f"the picture is larger than {limit >> 20} MB: shrink it")
+    return content
+
+
+def content_of(text: str, in_base64: bool) -> bytes:
+    """What stands behind a data URL's comma. Of base64, lines may be broken, the padding left out,
+    the alphabet the one for addresses (RFC 4648). Raises ValueError."""
+    if not in_base64:
+        return unquote_to_bytes(text.strip())
+    clean = "".join((unquote(text) if "%" in text else text).split()).rstrip("=")
+    padded = clean.translate(URL_SAFE) + "=" * (-len(clean) % 4)
+    return base64.b64decode(padded, validate=True)
 
 
 class Shelf:

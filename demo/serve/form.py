@@ -6,22 +6,23 @@ No model and no network here. What a request asks for and cannot get is refused,
 from __future__ import annotations
 
 import json
-import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from demo.arguments import shown
+from demo.models import PAINTINGS
 from demo.serve.limits import BusyError, Limits, is_text
 from qformer.contracts import Decoding, LoupeError, hint
 
-# Asked for so, these change nothing here; asked for otherwise, they cannot be had.
+# Asked for so, or as null, these change nothing here; asked for otherwise, they cannot be had.
 ONLY: dict[str, tuple] = {
     "n": (1,),
     "top_p": (1,),
     "presence_penalty": (0,),
     "frequency_penalty": (0,),
     "logprobs": (False,),
+    "top_logprobs": (0,),
     "logit_bias": ({},),
     "stop": ([],),
     "response_format": ({"type": "text"},),
@@ -29,9 +30,14 @@ ONLY: dict[str, tuple] = {
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "functions": ([],),
+    "function_call": ("none", "auto"),
+    "audio": (),
+    "moderation": (),
+    "web_search_options": (),
 }
 # These say something about the caller, not about the answer.
-UNREAD = ("metadata", "parallel_tool_calls", "prompt_cache_key", "safety_identifier", "seed",
+UNREAD = ("metadata", "parallel_tool_calls", "prediction", "prompt_cache_key",
+          "prompt_cache_options", "prompt_cache_retention", "safety_identifier", "seed",
           "service_tier", "store", "user", "verbosity", "reasoning_effort")  # fmt: skip
 READ = ("model", "messages", "regions", "stream", "stream_options", "temperature", "max_tokens",
         "max_completion_tokens")  # fmt: skip
@@ -68,6 +74,11 @@ class Asked:
         return Decoding(**values)
 
 
+def names(model: str) -> tuple[str, ...]:
+    """What a program may call the model that is served."""
+    return (model, "loupe", "embedded") if model == PAINTINGS else (model, "loupe")
+
+
 def parse(body: Any, model: str, limits: Limits) -> Asked:
     """A request's JSON, read. Raises RequestError naming the part that is wrong."""
     if not isinstance(body, dict):
@@ -79,10 +90,10 @@ def parse(body: Any, model: str, limits: Limits) -> Asked:
             raise RequestError(f"unknown parameter {key[:40]!r}; {meant}", key[:40])
     for key, allowed in ONLY.items():
         value = body.get(key)
-        if value is not None and value not in allowed:
-            may = " or ".join(map(json.dumps, allowed))
+        if value is not None and not any(_same(value, one) for one in allowed):
+            may = " or ".join(map(json.dumps, allowed)) or "out"
             raise RequestError(f"{key} {shown(value)} is not supported: leave it {may}", key)
-    if body.get("model") not in (model, "loupe"):
+    if body.get("model") not in names(model):
         raise RequestError(
             f"the model {shown(body.get('model'))} is not served here: ask for {model!r}",
             "model", "model_not_found", 404,
@@ -102,6 +113,11 @@ def parse(body: Any, model: str, limits: Limits) -> Asked:
         picture, question, regions, past, stream, bool(options.get("include_usage")),
         _wanted(body, limits), tuple(unread),
     )  # fmt: skip
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Equal, where true is not 1."""
+    return value == other and isinstance(value, bool) == isinstance(other, bool)
 
 
 def _of(body: dict, key: str, kind: type | tuple, default: Any) -> Any:
@@ -124,7 +140,7 @@ def _wanted(body: dict, limits: Limits) -> dict:
             wanted["max_new_tokens"] = min(most, limits.tokens)
     warmth = _of(body, "temperature", (int, float), None)
     if warmth is not None:
-        if not (math.isfinite(warmth) and 0 <= warmth <= 2):
+        if not 0 <= warmth <= 2:  # nor is NaN
             raise RequestError(f"temperature={warmth} must lie between 0 and 2", "temperature")
         wanted["temperature"] = float(warmth)
     return wanted
@@ -150,7 +166,8 @@ def _talk(messages: Any, limits: Limits) -> tuple[str, tuple, tuple[str, Any]]:
             if found is not None:  # another picture: what was said before is about the old one
                 picture, past, texts, regions = found, [], [], None
             texts += [text] if text else []
-            regions = message.get("regions", regions)
+            own = message.get("regions")
+            regions = regions if own is None else own
         elif role == "assistant" and texts:
             past.append(("\n".join(texts), text, regions))
             texts, regions = [], None
@@ -170,7 +187,7 @@ def _message(message: Any, at: str, limits: Limits) -> tuple[str, str, str | Non
     if not isinstance(message, dict) or message.get("role") not in ROLES:
         raise RequestError(f'{at} needs a "role": {", ".join(ROLES)}', at)
     role, content = message["role"], message.get("content")
-    if "regions" in message and role != "user":
+    if message.get("regions") is not None and role != "user":
         raise RequestError(f"{at}: regions belong to a message of the user", f"{at}.regions")
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     if parts is None and role == "assistant":
@@ -184,8 +201,10 @@ def _message(message: Any, at: str, limits: Limits) -> tuple[str, str, str | Non
         match part:
             case {"type": "text", "text": str(text)} if is_text(text):
                 texts.append(text)
-            case {"type": "image_url", "image_url": {"url": str(url)}} if role == "user":
-                pictures.append(url)
+            case {"type": "refusal", "refusal": str(text)} if role == "assistant" and is_text(text):
+                texts.append(text)
+            case {"type": "image_url", "image_url": {"url": str(url)} | str(url)} if role == "user":
+                pictures.append(url)  # a bare text is what LiteLLM and vLLM take, too
             case _:
                 raise RequestError(
                     f'{here} is not a part that is read here: {{"type": "text"}}, or in a message'

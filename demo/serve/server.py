@@ -125,7 +125,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def launch(
     build: Callable[[], Assistant],
-    title: str = "the embedded default",
+    title: str = "the model",
     host: str = "127.0.0.1",
     port: int = 7860,
     logins: Logins | None = None,
@@ -134,19 +134,20 @@ def launch(
     open_browser: bool = False,
     saves: Path | None = None,
     chooser: Chooser | None = None,
+    settle: Callable[[], tuple[str, str]] | None = None,
 ) -> Server:
     """Serve the chat at once and load the model meanwhile; returns while it runs.
 
     build: makes the assistant, in a thread. public_url: where others see the chat, behind a proxy.
     saves: a folder in which visitors may have their corrections kept. chooser: the models they may
-    change to.
+    change to. settle: see Loader.
     Raises LoupeError where the port is taken.
     """
     limits, metrics = limits or Limits(), Metrics()
     listening = listen(host, port)
-    model = Model(build, metrics, title, chooser, saves, limits.sessions)
+    model = Model(build, metrics, title, chooser, saves, limits.sessions, settle)
     doors = Late(model.loader, limits, metrics)
-    blocks = build_page(model.chat, title)
+    blocks = build_page(model.chat, title, model.loader.model)
     add_calls(blocks, doors.calls, limits.answers)
     blocks.queue(max_size=limits.queue, api_open=False)
     app = mount(blocks, routes(model.loader, doors, metrics), limits, public_url)
@@ -179,6 +180,7 @@ class Model:
     def __init__(
         self, build: Callable[[], Assistant], metrics: Metrics, title: str,
         chooser: Chooser | None, saves: Path | None, sessions: int,
+        settle: Callable[[], tuple[str, str]] | None = None,
     ):  # fmt: skip
         self._build, self._metrics = build, metrics
         self._about = (saves, sessions)
@@ -186,7 +188,7 @@ class Model:
         self._worker: Worker | None = None
         if chooser is not None:
             chooser = replace(chooser, build=partial(self._another, chooser.build))
-        self.loader = Loader(self._load, title, chooser)
+        self.loader = Loader(self._load, title, chooser, settle)
 
     def chat(self) -> Chat:
         """The handlers, once they are there."""
@@ -288,9 +290,9 @@ def hosts(host: str, logins: Logins | None, public_url: str | None) -> tuple[str
 
 
 def slug(title: str) -> str:
-    """A model's name for programs: "the embedded default" -> "embedded"."""
+    """A model's name for programs: "the model" -> "model"."""
     name = re.sub(r"[^\w.-]+", "-", title.removeprefix("the ")).strip("-").lower()
-    return name.removesuffix("-default") or "loupe"
+    return name or "loupe"
 
 
 def _ready(loader: Loader) -> int:

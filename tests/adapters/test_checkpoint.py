@@ -167,7 +167,7 @@ def test_a_damaged_manifest_is_found(checkpoint):
 
 @pytest.mark.parametrize("model", ["embeded", "no/such/folder"])
 def test_what_is_no_model_says_what_is_accepted(model):
-    with pytest.raises(CheckpointError, match="'embedded', the folder of a Loupe checkpoint"):
+    with pytest.raises(CheckpointError, match="'photos', 'paintings', the folder of a Loupe"):
         build(model)
 
 

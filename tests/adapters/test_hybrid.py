@@ -6,14 +6,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from adapters.efficientnet import EfficientNetLite, lite0_state
+from adapters.efficientnet import EfficientNetLite, lite0_state, open_trunk
 from adapters.hybrid import (
     CLASSES,
     HybridConfig,
     HybridVisionEncoder,
     HybridVit,
     open_hybrid,
-    open_trunk,
 )
 from qformer.contracts import CheckpointError, LoupeError
 

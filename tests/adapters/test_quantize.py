@@ -116,9 +116,14 @@ def test_rows_that_four_bits_cannot_hold_are_refused(tmp_path):
         build(folder, quantize="nf4")
 
 
-def test_a_lora_is_not_merged_into_bits(tmp_path):
-    with pytest.raises(CheckpointError, match=r"has a LoRA, .* leave out --quantize"):
-        build(tiny.loupe(tmp_path, lora=True), quantize="int8")
+@needs_bitsandbytes
+def test_a_lora_stays_beside_the_bits(tmp_path, image):
+    assistant = build(tiny.loupe(tmp_path, lora=True), quantize="int8")
+    kinds = {type(module).__name__ for module in assistant.language.modules()}
+    assert any("bit" in kind for kind in kinds)
+    assert any("lora_" in name for name, _ in assistant.language.named_parameters())
+    assert not any(one.requires_grad for one in assistant.language.parameters())
+    assert isinstance(assistant.encode(image).ask(QUESTION), str)
 
 
 def test_without_bitsandbytes_it_says_what_to_install(folder, monkeypatch):

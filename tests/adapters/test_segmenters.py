@@ -45,6 +45,7 @@ def test_the_default_depends_on_the_device_and_on_the_hub(monkeypatch):
 def test_a_folder_opens_by_its_kind(tiny_folder):
     for name in ("sam_hq", "sam2", "sam3_tracker", "efficientsam", "mobilesam"):
         assert open_segmenter(tiny_folder(name)).family == name
+    assert open_segmenter(tiny_folder("lite_sam")).family == "lite-sam"
 
 
 def test_a_name_that_is_none_gets_the_nearest(tmp_path):
@@ -62,7 +63,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(tiny_folder):
         other = "sam" if kind != "sam" else "sam2"
         with pytest.raises(CheckpointError, match=f"is a '{other}' model, not"):
             SEGMENTERS[kind](tiny_folder(other))
-    for kind in ("efficientsam", "mobilesam"):
+    for kind in ("efficientsam", "mobilesam", "lite_sam"):
         with pytest.raises(CheckpointError):
             SEGMENTERS[kind](tiny_folder("sam"))
 

@@ -50,9 +50,9 @@ def visit(browser, port) -> Iterator:
 
     opened, urls = [], []
 
-    def start(build=None, saves=None, chooser=None, **window) -> Visitor:
+    def start(build=None, saves=None, chooser=None, settle=None, **window) -> Visitor:
         if build is not None:
-            server = launch(build, port=port, saves=saves, chooser=chooser)
+            server = launch(build, port=port, saves=saves, chooser=chooser, settle=settle)
             opened.append(server)
             urls.append(server.local_url)
         visitor = Visitor(browser, urls[-1], **window)
@@ -85,6 +85,7 @@ def session(tiny_assistant, image):
 def loupe(tiny_assistant, monkeypatch, capsys):
     """loupe("ask", ...) -> exit code, standard output, standard error; on the tiny assistant."""
     monkeypatch.setattr(common, "assistant_of", lambda args: tiny_assistant)
+    monkeypatch.setattr("adapters.defaults.default_model", lambda: ("paintings", ""))
 
     def run(*words):
         try:

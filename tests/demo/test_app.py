@@ -37,14 +37,35 @@ def test_the_page_and_the_overlays_use_the_same_colours():
     assert pairs == [(draw.css(draw.colour(n)), draw.css(draw.ink(n))) for n in numbers]
 
 
-def test_every_example_that_ships_is_offered(tmp_path):
+def test_every_example_that_ships_is_offered_with_its_set(tmp_path):
     Image.new("RGB", (400, 300)).save(tmp_path / "one.png")
-    assert list(gallery.examples(tmp_path)) == ["one.png"]
-    for offered in gallery.offered(gallery.examples()):
-        assert offered["src"].startswith("data:image/png;base64,")
+    assert list(gallery.pictures(tmp_path)) == ["one.png"]
+    offered = gallery.offered(gallery.examples())
+    assert {one["set"] for one in offered} == {"photos", "paintings"}
+    for one in offered:
+        assert re.match("data:image/(png|jpeg);base64,", one["src"])
+    shipped = [path for folder in gallery.SETS.values() for path in gallery.pictures(folder)]
+    assert sorted(one["name"] for one in offered) == sorted(shipped)  # no two of one name
 
 
 def test_the_described_examples_are_there():
     for entry in gallery.described():
-        assert entry["file"] in gallery.examples()
+        assert entry["file"] in gallery.pictures(gallery.EXAMPLES)
         assert {"click", "question", "answer"} <= entry.keys()
+
+
+def test_photos_are_credited_wherever_they_go():
+    folder = gallery.SETS["photos"]
+    files = gallery.pictures(folder)
+    assert {entry["file"] for entry in gallery.described(folder)} == set(files)
+    paper = (folder / "ATTRIBUTION.md").read_text()
+    for entry in gallery.described(folder):
+        title = gallery.titled(files)[entry["file"]]
+        assert entry["by"] in title
+        assert entry["licence"] in title
+        assert len(title) <= 400
+        assert f"`{entry['file']}`" in paper
+        assert bool(entry["terms"]) == (entry["licence"] != "public domain")
+        with Image.open(files[entry["file"]]) as picture:
+            assert max(picture.size) <= 640
+    assert sum(path.stat().st_size for path in files.values()) < 300_000

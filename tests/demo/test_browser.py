@@ -11,7 +11,7 @@ from demo.models import Chooser
 from qformer.contracts import Decoding
 from qformer.view import View
 
-EMBEDDED = import_module("adapters.build").EMBEDDED
+PAINTINGS = import_module("adapters.defaults").folder_of("paintings")
 
 pytestmark = [
     pytest.mark.browser,
@@ -165,9 +165,10 @@ def test_an_unfamiliar_picture_is_said_to_be_one(visit, tiny_assistant, noise, m
     assert "tiny random weights" in note
 
 
-@pytest.mark.skipif(not EMBEDDED.is_dir(), reason="the embedded default's weights are not here")
-def test_the_embedded_default_answers_right(visit):
-    visitor = visit(import_module("adapters.build").build)
+@pytest.mark.skipif(not PAINTINGS.is_dir(), reason="the paintings' model is not here")
+def test_the_paintings_model_answers_right(visit):
+    build = import_module("adapters.build").build
+    visitor = visit(lambda: build("paintings"), settle=lambda: ("paintings", ""))
     described = gallery.described()
     assert described, "demo/examples/examples.json names no example"
     for example in described:

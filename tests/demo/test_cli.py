@@ -1,4 +1,3 @@
-import importlib
 import io
 import json
 import shutil
@@ -327,7 +326,8 @@ def test_train_is_reached_lazily_and_its_exit_code_kept(monkeypatch):
 
 
 def test_doctor_reports_a_line_each_or_json(capsys, monkeypatch):
-    monkeypatch.setattr(doctor, "weights_check", lambda: doctor.Check("weights", "ok", "whole"))
+    whole = doctor.Check("weights", "ok", "whole")
+    monkeypatch.setattr(doctor, "weights_check", lambda model: whole)
     assert cli.main(["doctor"]) == 0
     text = capsys.readouterr().out
     for name in ("python", "torch", "transformers", "torchvision", "chromium", "cores", "memory"):
@@ -337,13 +337,13 @@ def test_doctor_reports_a_line_each_or_json(capsys, monkeypatch):
 
 
 def test_doctor_names_what_is_broken(capsys, monkeypatch, model):
-    monkeypatch.setattr(importlib.import_module("adapters.build"), "EMBEDDED", model)
-    assert doctor.weights_check().state == "ok"
+    monkeypatch.setattr(doctor, "folder_of", lambda name: model)
+    assert doctor.weights_check("photos").state == "ok"
     (model / "model.safetensors").unlink()
-    broken = doctor.weights_check()
+    broken = doctor.weights_check("photos")
     assert broken.state == "broken"
     assert "model.safetensors is missing" in broken.says
-    monkeypatch.setattr(doctor, "weights_check", lambda: broken)
+    monkeypatch.setattr(doctor, "weights_check", lambda name: broken)
     assert cli.main(["doctor"]) == 1
     assert "BROKEN" in capsys.readouterr().out
 

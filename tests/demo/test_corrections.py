@@ -12,7 +12,7 @@ from qformer.contracts import LoupeError
 from train.data.readers import read
 from train.data.sample import Tally
 from train.data.source import DataConfig
-from train.segmenter_tune import targets
+from train.segmenter.data import read_pictures
 
 
 @pytest.fixture
@@ -75,10 +75,10 @@ def test_training_reads_what_was_kept(session, tmp_path):
     assert (sample.turns[0].question, sample.turns[0].answers) == (
         "what is region 1?", ("region 1 is a cup",)
     )  # fmt: skip
-    (target,) = targets(tmp_path / "instances.json", tmp_path / "images")
-    for area in (sample.areas[0].rle, target.area.rle):
+    (pictured,) = read_pictures(tmp_path / "instances.json", tmp_path / "images")
+    for area in (sample.areas[0].rle, pictured.areas[0].rle):
         assert decode_rle(area).equal(regions.marks[1].region.region_mask)
-    assert torch.equal(load_image(target.file), session.picture().image)
+    assert torch.equal(load_image(pictured.file), session.picture().image)
 
 
 def test_corrected_regions_are_kept_once_in_cocos_form(session, tmp_path):

@@ -100,7 +100,8 @@ def test_a_folder_without_pictures_says_so(loupe, sam, tmp_path):
     ],
 )
 def test_what_cannot_be_asked_is_one_line(loupe, picture, tmp_path, words, says):
-    code, _, error = loupe("segment", picture, *words, "--out", tmp_path / "o.json")
+    named = ("--model", "paintings", *words)  # no note of the photos' model
+    code, _, error = loupe("segment", picture, *named, "--out", tmp_path / "o.json")
     assert code == 2
     assert says in error
     assert error.count("\n") == 1

@@ -62,7 +62,7 @@ def test_another_model_is_chosen_while_the_old_one_answers(tiny_assistant, image
     def another(model, segmenter, precision):
         asked.append((model, segmenter, precision))
         gate.wait()
-        if model == "embedded":
+        if model == "paintings":
             raise LoupeError("too little memory: nf4 would fit")
         return second
 
@@ -73,7 +73,7 @@ def test_another_model_is_chosen_while_the_old_one_answers(tiny_assistant, image
     wanted = {**CHOOSE, "precision": "nf4"}
     states = chat.model(wanted)
     shown = next(states)
-    assert shown["model"] == "embedded"  # what the list marks
+    assert shown["model"] == "paintings"  # what the list marks
     assert (shown["state"], shown["text"]) == ("loading", "loading Salesforce/blip2-opt-2.7b")
     assert "is being read" in next(chat.model(wanted))["note"]
     assert visitor.session.picture().view.assistant is tiny_assistant
@@ -84,10 +84,10 @@ def test_another_model_is_chosen_while_the_old_one_answers(tiny_assistant, image
     told = (shown["model"], shown["segmenter"], shown["precision"])
     assert told == (wanted["model"], None, "nf4")
     assert visitor.session.picture().view.assistant is second
-    *_, shown = chat.model({**CHOOSE, "model": "embedded"})
+    *_, shown = chat.model({**CHOOSE, "model": "paintings"})
     assert (shown["state"], shown["note"]) == ("ready", "too little memory: nf4 would fit")
     assert chat.loader.ready() is second
-    assert asked == [("Salesforce/blip2-opt-2.7b", None, "nf4"), ("embedded", None, "fp32")]
+    assert asked == [("Salesforce/blip2-opt-2.7b", None, "nf4"), ("paintings", None, "fp32")]
 
 
 @pytest.mark.parametrize(
@@ -124,8 +124,9 @@ def test_the_list_says_what_each_model_needs_in_each_precision(monkeypatch):
     monkeypatch.setattr("adapters.memory.available", free.get)
     told = Chooser(lambda *named: None, device="cuda").choices()
     assert told["free"] == free["cuda"]
-    own, *others = told["models"]
-    assert (own["model"], own["segmenter"]) == ("embedded", None)
+    own = next(one for one in told["models"] if one["model"] == "paintings")
+    others = [one for one in told["models"] if "/" in one["model"]]
+    assert own["segmenter"] is None
     assert 0 < own["memory"]["fp32"] == own["memory"]["nf4"] < 10**8
     assert {one["segmenter"] for one in others} == {"sam2.1-base-plus"}  # on a GPU
     assert {one["model"] for one in others} == {one.model for one in CATALOGUE if one.answers}
@@ -176,7 +177,7 @@ def test_a_model_that_does_not_fit_is_said_before_it_is_fetched(
     [
         ("Salesforce/blip2-opt-2.7b", None, r"16\.3 GB in fp32", "bf16"),  # SAM 2.1's 0.2 with it
         ("Salesforce/blip2-opt-2.7b", "sam-vit-h", r"18\.9 GB in fp32", "bf16"),
-        ("embedded", "sam-vit-h", r"2\.8 GB in fp32", "smaller model"),
+        ("paintings", "sam-vit-h", r"2\.8 GB in fp32", "smaller model"),
     ],
 )
 def test_what_a_model_needs_is_counted_with_its_segmenter(
@@ -207,7 +208,7 @@ def test_memory_that_runs_out_while_a_model_is_read_leaves_the_old_one(
     *_, shown = chat.model(CHOOSE)
     assert "memory ran out while Salesforce/blip2-opt-2.7b was read" in shown["note"]
     assert "smaller precision" in shown["note"]
-    assert (shown["state"], shown["model"]) == ("ready", "embedded")
+    assert (shown["state"], shown["model"]) == ("ready", "paintings")
     talk = visitor.ask("and its colour?")
     assert [entry["state"] for entry in talk["entries"][1::2]] == ["done", "done"]
 

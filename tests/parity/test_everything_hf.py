@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from adapters.build import EMBEDDED
+from adapters.defaults import folder_of
 from adapters.registry import SEGMENTERS
 from adapters.vision import Normalisation
 from qformer.proposals import Everything, from_runs
@@ -73,7 +73,7 @@ def assert_same(ours, theirs):
 
 def test_trained_weights_give_the_same_areas_in_the_same_order():
     """The embedded default's segmenter on a painted scene, by its own thresholds and by SAM's."""
-    folder = EMBEDDED.parent / "segmenter"
+    folder = folder_of("paintings").parent / "segmenter"
     picture = Image.open(SCENE).convert("RGB").resize((400, 300))
     segmenter = SEGMENTERS["sam"](folder)
     for settings in (segmenter.settings(Everything(12, 32)), Everything(12, 32, 0.88, 0.95, 1.0)):

@@ -297,3 +297,11 @@ def test_bfloat16_autocast_works():
     with torch.autocast("cpu", torch.bfloat16):
         tokens = bridge.project(bridge.query(bridge.remember(image_embeds()), rows))
     assert tokens.isfinite().all()
+
+
+def test_several_passes_of_a_picture_without_a_region_are_rows_of_their_own():
+    bridge = make_bridge()
+    memory = bridge.remember(image_embeds(3))
+    found = bridge.query(memory, PassRows.whole(12, PATCHES))
+    alone = bridge.query(memory, PassRows.whole(3, PATCHES))
+    torch.testing.assert_close(found, alone.repeat_interleave(4, 0))

@@ -194,7 +194,7 @@ def test_every_shipped_recipe_runs_dry_on_tiny_parts(file, tiny_folder, little_d
     vision = f'start.vision={{kind="hf", path="{tiny_folder("vit")}"}}'
     words = f'start.tokenizer={{path="{tiny_folder("llama")}"}}'
     language = f'start.language={{kind="decoder", path="{tiny_folder("llama")}"}}'
-    if recipe.start.checkpoint == "embedded":
+    if recipe.start.checkpoint == "paintings":
         tiny = ["dtype=fp32", *TINY[TINY.index("loop.steps=2") :]]
     elif recipe.stage == "stage1":
         tiny = [*TINY, vision, words]

@@ -182,11 +182,12 @@ def read_nocaps(config: DataConfig, tally: Tally) -> Iterator[Sample]:
 
 
 def read_karpathy(config: DataConfig, tally: Tally) -> Iterator[Sample]:
-    """Karpathy's dataset_coco.json or dataset_flickr30k.json, or LAVIS' lists made of them. split:
-    "test" unless told."""
+    """Karpathy's dataset_coco.json or dataset_flickr30k.json, or LAVIS' lists made of them, each of
+    which is of one split."""
     annotations, gallery = read_json_file(config.file), config.gallery("images")
-    part = config.split or "test"
     entries = annotations["images"] if isinstance(annotations, dict) else annotations
+    told = [entry.get("split") for entry in entries if "sentences" in entry]
+    part = config.one_split(told) if told else None
     for number, entry in enumerate(entries):
         with tally.row(f"entry {number}"):
             if "sentences" in entry:

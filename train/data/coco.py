@@ -158,11 +158,12 @@ def read_refcoco(config: DataConfig, tally: Tally) -> Iterator[Sample]:
     references = read_plain_pickle(config.inside("refs(unc).p", "refs(umd).p", "refs(google).p"))
     instances = read_json_file(config.second("instances.json"))
     gallery = config.gallery("images")
+    part = config.one_split(reference.get("split") for reference in references)
     images = pictures_in(instances, tally)
     annotations = {one.get("id"): one for one in entries(instances, "annotations", tally)}
     for reference in references:
         with tally.row(f"reference {reference.get('ref_id')}"):
-            if config.split not in (None, reference["split"]):
+            if part not in (None, reference["split"]):
                 continue
             annotation = annotations[reference["ann_id"]]
             said = tuple(sentence["sent"] for sentence in reference["sentences"])

@@ -32,11 +32,12 @@ SAYS = ("text", "question", "conversation")
 def read_folder(config: DataConfig, tally: Tally) -> Iterator[Sample]:
     file = config.inside("data.jsonl", "metadata.jsonl", "train.jsonl")
     gallery = config.gallery("images")
+    part = config.one_split(line.get("split") for _, line in read_lines(file) if line)
     for place, line in read_lines(file):
         with tally.row(place):
             if line is None:
                 raise BadSampleError("a line is not a JSON object")
-            if config.split is None or line.get("split", config.split) == config.split:
+            if part is None or line.get("split", part) == part:
                 yield sample_of(line, gallery, file.parent, place)
 
 

@@ -28,12 +28,22 @@ EXAMPLES = """examples:
   loupe data check coco-captions captions.json --images train2017 --page look.html
   loupe data check vqav2 questions.json --answers annotations.json --images train2014
   loupe data check my.toml --page look.html           all data of a recipe, worded as it says
+  loupe data photos --help                            public photo data as training data
+  loupe data masks --help                             masks of many forms as one COCO data set
 
 formats: """
 
 
 def main(argv: Sequence[str]) -> int:
     """Raises LoupeError for files that are missing or of another format."""
+    if list(argv[:1]) == ["photos"]:
+        from train.photos.prepare import main as photos
+
+        return photos(argv[1:])
+    if list(argv[:1]) == ["masks"]:
+        from train.data.masks import main as masks
+
+        return masks(argv[1:])
     parser = Parser(
         prog="loupe data", description="Look at data before training on them.",
         epilog=EXAMPLES + ", ".join(READERS),
@@ -48,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
                         help="pictures to open and check, 0 for all (%(default)s)")  # fmt: skip
     parser.add_argument("--page", metavar="FILE", help="write an HTML page of samples")
     parser.add_argument("--samples", metavar="N", type=int, default=24, help="on the page")
-    parser.add_argument("--model", metavar="M", default="embedded",
+    parser.add_argument("--model", metavar="M", default="paintings",
                         help="whose prompt and tokens the page shows (%(default)s)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="the counts as one JSON object")
     arguments = parser.parse_args(argv)
@@ -88,17 +98,26 @@ def wording_of(model: str, recipe: Any = None) -> Wording | None:
     from adapters.checkpoint import load_config
     from adapters.language import Words
     from adapters.tokenizer import open_tokenizer
-    from train.parts import start_folder
+    from train.overrides import bridge_of, prompt_of
+    from train.parts import planned_parts, start_folder
 
     if not model or (recipe is not None and recipe.stage == "stage1"):
         return None
     folder = start_folder(model)
     config = load_config(folder)
-    words = Words(locate(folder, config.language))
-    tokenizer = config.tokenizer and open_tokenizer(locate(folder, config.tokenizer))
     prompt, bridge, notes = config.prompt, config.bridge, False
+    if recipe is None:
+        language, reader = config.language, config.tokenizer
+    else:
+        folder, parts = Path(), planned_parts(recipe)
+        language, reader = parts["language"], parts["tokenizer"]
+    if language is None:
+        return None
+    words = Words(locate(folder, language))
+    tokenizer = reader and open_tokenizer(locate(folder, reader), reader.subfolder)
     if recipe is not None:
-        prompt, notes = recipe.prompt or prompt, recipe.notes is not None
+        prompt, notes = prompt_of(recipe, config, words), recipe.notes is not None
+        bridge = bridge_of(recipe, bridge)
         queries = recipe.start.queries or bridge.qformer.num_queries
         bridge = replace(bridge, qformer=replace(bridge.qformer, num_queries=queries))
     return Wording(prompt, bridge, words, tokenizer, notes)

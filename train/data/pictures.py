@@ -33,7 +33,7 @@ class FilePicture:
         try:
             about = self.path.stat()
             return _file_digest(self.path, about.st_size, about.st_mtime_ns)
-        except OSError:
+        except (OSError, ValueError):
             raise ImageError(f"there is no file {self.path}: check the path") from None
 
 

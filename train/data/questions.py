@@ -12,6 +12,7 @@ from train.data.sample import BadSampleError, Sample, Tally, Turn
 from train.data.source import DataConfig, read_json_file, read_lines
 
 STATEMENT = "true or false: {}"
+NLVR_SPLITS = ("train", "dev", "test")
 
 
 def commonest_first(answers: list[str]) -> tuple[str, ...]:
@@ -46,14 +47,16 @@ def read_vqa(config: DataConfig, tally: Tally) -> Iterator[Sample]:
 
 def read_aokvqa(config: DataConfig, tally: Tally) -> Iterator[Sample]:
     gallery = config.gallery("images")
-    for question in read_json_file(config.file):
+    questions = read_json_file(config.file)
+    part = config.one_split(question.get("split") for question in questions)
+    for question in questions:
         with tally.row(f"question {question.get('question_id')}"):
-            if config.split not in (None, question.get("split")):
+            if part not in (None, question.get("split")):
                 continue
             choices = tuple(question.get("choices", ()))
             said = commonest_first(question.get("direct_answers", []))
-            extra = {}
-            if "correct_choice_idx" in question:
+            extra = {"difficult": bool(question.get("difficult_direct_answer"))}
+            if question.get("correct_choice_idx") is not None:
                 extra["right_choice"] = choices[question["correct_choice_idx"]]
             number = f"{question['image_id']:012d}.jpg"
             yield Sample(
@@ -92,7 +95,7 @@ def genome_picture(gallery: Gallery, number: int):
 
 def read_easy_vqa(config: DataConfig, tally: Tally) -> Iterator[Sample]:
     """easy-VQA's questions.json, [question, answer, picture] each; pictures are called 0.png."""
-    part = config.split or "train"
+    part = config.splits_beside("*_questions.json", "*/questions.json")
     file = config.inside(f"{part}_questions.json", f"{part}/questions.json", "questions.json")
     gallery = config.gallery(f"{part}_images.zip", f"{part}/images", "images")
     for number, row in enumerate(read_json_file(file)):
@@ -104,7 +107,7 @@ def read_easy_vqa(config: DataConfig, tally: Tally) -> Iterator[Sample]:
 
 def read_shapes(config: DataConfig, tally: Tally) -> Iterator[Sample]:
     """SHAPES: questions in NAME.jsonl, pictures in NAME.npz. split: the NAME, in a folder."""
-    part = config.split or "train_small"
+    part = config.splits_beside("*.jsonl")
     file = config.inside(f"{part}.jsonl")
     pictures = file.with_suffix(".npz") if config.images is None else Path(config.images)
     count = len(array_of(pictures))
@@ -133,11 +136,20 @@ def statement(text: str, label: bool) -> Turn:
     return Turn(STATEMENT.format(text), (answer,), choices=("true", "false"))
 
 
+def nlvr_files(part: str) -> tuple[str, ...]:
+    return f"{part}.jsonl", f"{part}.json", f"{part}/{part}.json"
+
+
 def read_nlvr(config: DataConfig, tally: Tally) -> Iterator[Sample]:
     """NLVR's dev.json, a line a sentence, which is drawn in several permutations of its boxes: a
     sample each."""
-    part = config.split or "dev"
-    file = config.inside(f"{part}.jsonl", f"{part}.json", f"{part}/{part}.json")
+    path, part = Path(config.path), config.split or Path(config.path).stem
+    if path.is_dir():
+        there = {
+            name for name in NLVR_SPLITS for file in nlvr_files(name) if (path / file).exists()
+        }
+        part = config.one_split(there) or NLVR_SPLITS[0]
+    file = config.inside(*nlvr_files(part))
     gallery = config.gallery(f"{part}_images.zip", f"{part}/images", "images")
     for place, line in read_lines(file):
         with tally.row(place):
@@ -148,7 +160,8 @@ def read_nlvr(config: DataConfig, tally: Tally) -> Iterator[Sample]:
                 f"{line['directory']}/{part}-{name}-{permutation}.png" for permutation in range(6)
             ]
             turns = (statement(line["sentence"], truth(line["label"])),)
-            extra = {"label": truth(line["label"]), "identifier": name}
+            # 1572-0: the first of the pictures that one sentence was written for
+            extra = {"label": truth(line["label"]), "identifier": name.split("-")[0]}
             for permutation, image in enumerate(names):
                 picture = gallery[image]
                 yield Sample(f"{name}-{permutation}", picture, turns, extra=extra)

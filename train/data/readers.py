@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 
 from qformer.contracts import LoupeError, hint
@@ -57,13 +58,23 @@ def read(config: DataConfig, tally: Tally | None = None) -> Iterator[Sample]:
     return islice(_checked(config, tally), config.limit or None)
 
 
+def asked(sample: Sample, question: str) -> Sample:
+    """The sample with a question for what it only names or describes."""
+    if not question:
+        return sample
+    turns = tuple(
+        turn if turn.question else replace(turn, question=question) for turn in sample.turns
+    )
+    return replace(sample, turns=turns)
+
+
 def _checked(config: DataConfig, tally: Tally) -> Iterator[Sample]:
     try:
         for sample in READERS[config.format](config, tally):
             if not config.holds(sample.picture.key):
                 continue
             with tally.row(sample.id):
-                good = check(without_empty(sample, tally))
+                good = check(without_empty(asked(sample, config.question), tally))
                 tally.ok()
                 yield good
     except (KeyError, TypeError, AttributeError, IndexError):

@@ -62,6 +62,10 @@ class Area:
         x0, y0, x1, y1 = self.box
         if not (all(map(isfinite, self.box)) and x0 < x1 and y0 < y1):
             raise RegionError("a box has no area: write it as x0, y0, x1, y1 in pixels")
+        if max(self.box) <= 1:
+            raise RegionError(
+                "a box lies within one pixel: give pixels, not shares of the picture's sides"
+            )
 
     def on(self, size: tuple[int, int]) -> Area:
         """The area in pixels of a picture of `size`, (height, width): scaled, where it was drawn
@@ -231,6 +235,8 @@ class Tally:
             raise
         except KeyError as key:
             self.add(f"{key} is missing", place)
+        except OSError:
+            self.add("a file has a name that no file can have", place)
         except (TypeError, ValueError, IndexError, AttributeError, ArithmeticError):
             self.add("it is not written as its format says", place)
 

@@ -113,7 +113,8 @@ def draw(
 ) -> Iterator[tuple[dict, list[tuple[str, np.ndarray]]]]:
     """Yield for each picture its id and place, and TURNS questions with their cells (3, 3): equally
     many of each kind, and half of them true of a cell where the picture lets them."""
-    file = config.inside(f"{config.split or 'train_small'}.npz")
+    part = config.splits_beside("*.npz")
+    file = config.inside(f"{part}.npz")
     grids = read_grids(array_of(file))
     pictures = len(grids["red"])
     asked = [[(question, hits(question, grids)) for question in kind] for kind in kinds]

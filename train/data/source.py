@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -21,7 +22,8 @@ class DataConfig:
     for formats that have two (VQAv2's annotations, RefCOCO's instances). split: the part to read.
     part: which share of the pictures, told apart by a hash of their names: [0.0, 0.9] to learn from
     where [0.9, 1.0] validates. weight: how often it is drawn, against the others. limit: most
-    samples read; 0 for all."""
+    samples read; 0 for all. question: what is asked where the data only name or describe ("what is
+    this?" of COCO's instances); without it a name is learned as a caption."""
 
     format: str
     path: str
@@ -31,6 +33,7 @@ class DataConfig:
     part: tuple[float, ...] = (0.0, 1.0)
     weight: float = 1.0
     limit: int = 0
+    question: str = ""
 
     def __post_init__(self) -> None:
         if len(self.part) != 2 or not 0 <= self.part[0] < self.part[1] <= 1:
@@ -43,7 +46,11 @@ class DataConfig:
     def holds(self, picture: str) -> bool:
         """Whether a picture, by its key, is of this `part`. The folder it lies in plays no role."""
         start, stop = self.part
-        return start <= zlib.crc32(PurePath(picture).name.encode()) / 2**32 < stop
+        return (
+            start
+            <= zlib.crc32(PurePath(picture).name.encode(errors="surrogatepass")) / 2**32
+            < stop
+        )
 
     @property
     def file(self) -> Path:
@@ -76,6 +83,33 @@ class DataConfig:
         if not Path(self.answers).is_file():
             raise LoupeError(f"there is no file {self.answers}: check answers of {self.format}")
         return Path(self.answers)
+
+    def one_split(self, there: Iterable[str | None]) -> str | None:
+        """The part to read: `split`, or the only one there is; None where the data tell no parts.
+        Raises LoupeError where there are several and none was named, or no such one."""
+        splits = sorted({str(name) for name in there if name is not None})
+        if self.split is None and len(splits) < 2:
+            return splits[0] if splits else None
+        if self.split is None or (splits and self.split not in splits):
+            wrong = "" if self.split is None else f", and no {self.split!r}"
+            raise LoupeError(
+                f"{self.path} holds the splits {', '.join(splits)}{wrong}: name one of them (split="
+                f'"{splits[0]}" in a recipe, --split {splits[0]} on the command line)'
+            )
+        return self.split
+
+    def splits_beside(self, *patterns: str) -> str | None:
+        """As `one_split`, of a folder whose files are called after it: "*_questions.json", or more
+        than once: "*/*.json" is dev/dev.json."""
+        folder = Path(self.path)
+        if not folder.is_dir():
+            return self.split
+        there: set[str] = set()
+        for pattern in patterns:
+            name = re.escape(pattern).replace(r"\*", "([^/]+)", 1).replace(r"\*", r"\1")
+            files = (file.relative_to(folder).as_posix() for file in folder.glob(pattern))
+            there |= {found[1] for file in files if (found := re.fullmatch(name, file))}
+        return self.one_split(there)
 
     def gallery(self, *beside: str) -> Gallery:
         """The pictures: `images`, else the first of `beside` next to the annotations, else their

@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 
 from adapters import lora
-from adapters.build import EMBEDDED
 from adapters.checkpoint import save_checkpoint, write_manifest
 from adapters.config import CheckpointConfig, PartConfig, TokenizerConfig
+from adapters.defaults import DEFAULTS, PAINTINGS
 from adapters.fresh import fresh_language, fresh_segmenter, fresh_vision, save_frozen
 from adapters.language_decoder import DecoderLanguageModel
 from adapters.tokenizer import SentencePieceTokenizer, save_sentencepiece
@@ -242,8 +242,8 @@ class Pipeline:
         file.write_text(json.dumps(settings, indent=2) + "\n")
         write_manifest(self.parts / "loupe")
 
-    def install(self, target: Path = EMBEDDED.parent) -> None:
-        """Put the trained folders where `build("embedded")` looks."""
+    def install(self, target: Path = DEFAULTS[PAINTINGS].folder.parent) -> None:
+        """Put the trained folders where `build("paintings")` looks."""
         for part in ("vision", "language", "segmenter", "loupe"):
             shutil.rmtree(target / part, ignore_errors=True)
             shutil.copytree(self.parts / part, target / part)

@@ -61,6 +61,8 @@ def parser() -> argparse.ArgumentParser:
         " similarity of names")  # fmt: skip
     add("--device", default="cpu", help="cpu, cuda, mps (%(default)s)")
     add("--dtype", choices=["fp32", "bf16", "fp16"], default="fp32", help="(%(default)s)")
+    add("--quantize", choices=["int8", "nf4"], help="the language model's linear layers, to 8 or 4"
+        " bits")  # fmt: skip
     add("--batch", metavar="N", type=int, default=64, help="cases asked at once (%(default)s)")
     out = top.add_argument_group("what comes of it")
     add = out.add_argument

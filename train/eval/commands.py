@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from adapters.defaults import default_model
 from adapters.memory import DTYPES
 from adapters.peers import open_peer
 from adapters.peers.sentences import SentenceEncoder
 from qformer.contracts import LoupeError
-from train.data.source import DataConfig, read_json_file, read_lines
+from train.data.source import DataConfig, read_lines
 from train.eval import console, retrieval, scores
 from train.eval.book import (
     FORMAT,
@@ -29,12 +30,10 @@ from train.eval.book import (
 from train.eval.case import Case
 from train.eval.models import open_model, provenance
 from train.eval.page import page
-from train.eval.run import Asked, Cases, Run, choice_in, list_cases, read_cases
+from train.eval.results import read_results
+from train.eval.run import Asked, Cases, Run, list_cases, read_cases
 from train.eval.task import Record, Task
 from train.eval.tasks import TASKS
-
-IDS = ("id", "question_id", "questionId", "image_id")
-ANSWERS = ("answer", "caption", "prediction", "direct_answer", "multiple_choice", "text")
 
 
 def asked_of(args: argparse.Namespace) -> Asked:
@@ -42,6 +41,8 @@ def asked_of(args: argparse.Namespace) -> Asked:
     format = args.format or task.format
     if args.format is None and task.asked and is_plain_form(Path(args.data)):
         format, split = "asked", split or task.asked
+    elif args.format is None:
+        split = split or task.split
     data = DataConfig(format, args.data, args.images, args.answers, split)
     return Asked(args.task, data, args.limit, args.shard)
 
@@ -60,13 +61,17 @@ def models_of(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]
     about: dict[str, Any] = {}
     preset, dtype = TASKS[args.task].preset, DTYPES[args.dtype]
     if not args.no_model:
-        source = args.model or "embedded"
+        source, why = (args.model, "") if args.model else default_model()
+        if why:
+            print(f"loupe: note: {why}", file=sys.stderr)
         model = open_model(
             source, "loupe", args.segmenter, args.device, dtype, args.preset, args.vision,
-            args.language,
+            args.language, args.quantize,
         )  # fmt: skip
         models["loupe"] = model
-        about["loupe"] = {**provenance(source), "dtype": args.dtype, **model.about(preset)}
+        bits = {"quantize": args.quantize} if args.quantize else {}
+        told = model.about(preset)
+        about["loupe"] = {**provenance(source), "dtype": args.dtype, **bits, **told}
     for named in args.peer:
         kind, _, source = named.partition("=")
         if not source:
@@ -238,7 +243,7 @@ def score_file(args: argparse.Namespace) -> int:
                 f"{asked.task} is scored by areas, and {file} has words: give the"
                 f" {PREDICTIONS} of a run"
             )
-        records = read_answers(file, cases.all)
+        records = read_results(file, asked.definition, cases.all)
         header = {"format": FORMAT, "models": {file.stem: {"file": str(file)}}}
     out = args.out or file.parent / f"{file.stem}-scores"
     seconds = sum(record.get("seconds", 0.0) for record in records)
@@ -246,51 +251,6 @@ def score_file(args: argparse.Namespace) -> int:
     result = finish(asked, cases, records, header["models"], out, seconds, judge)
     console.print_scores(result, args.json)
     return 0
-
-
-def read_answers(file: Path, cases: Sequence[Case]) -> list[Record]:
-    """A list, lines, or {id: answer}, in Loupe's words or those of the official result files."""
-    if file.suffix == ".jsonl":
-        found: Any = [line for _, line in read_lines(file)]
-    else:
-        found = read_json_file(file)
-    if isinstance(found, dict):
-        found = [
-            {"id": id, **(told if isinstance(told, dict) else {"answer": told})}
-            for id, told in found.items()
-        ]
-    answers: dict[str, str] = {}
-    twice = unread = 0
-    for line in found if isinstance(found, list) else ():
-        known = line if isinstance(line, dict) else {}
-        id = next((known[key] for key in IDS if key in known), None)
-        answer = next((known[key] for key in ANSWERS if key in known), None)
-        if id is None or answer is None:
-            unread += 1
-            continue
-        twice += str(id) in answers
-        answers.setdefault(str(id), str(answer))
-    asked = {case.id for case in cases}
-    strangers = answers.keys() - asked
-    if not answers.keys() & asked:
-        raise LoupeError(
-            f"{file} answers nothing of these data (it needs {' or '.join(IDS)}, and an answer or"
-            " caption): it is of other data, or of another model's run"
-        )
-    for count, what in (
-        (unread, "lines hold no id with an answer and are left out"),
-        (twice, "ids come twice; the first answer counts"),
-        (len(strangers), "ids are not of these data and are left out"),
-        (len(asked - answers.keys()), "cases have no answer, which is scored as wrong"),
-    ):
-        if count:
-            print(f"loupe: note: {count} {what}", file=sys.stderr)
-    return [
-        {"id": case.id, "system": file.stem, "answer": choice_in(answers[case.id], case.choices)}
-        if case.id in answers
-        else {"id": case.id, "system": file.stem, "answer": "", "error": "no answer"}
-        for case in cases
-    ]
 
 
 def compare(args: argparse.Namespace) -> int:

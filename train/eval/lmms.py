@@ -35,7 +35,7 @@ class LoupeLmms(lmms):
 
     def __init__(
         self,
-        model: str = "embedded",
+        model: str = "paintings",
         device: str = "cpu",
         dtype: str = "fp32",
         segmenter: str | None = None,
@@ -50,6 +50,16 @@ class LoupeLmms(lmms):
         if "write" not in self.asked.ways:
             raise LoupeError(f"{model} writes no answers: give one that loupe ask can use")
         self.assistant, self.batch_size = self.asked.assistant, int(batch_size)
+
+    @classmethod
+    def create_from_arg_string(
+        cls, arg_string: str, additional_config: dict[str, Any] | None = None
+    ) -> LoupeLmms:
+        """What --model_args says comes before lmms-eval's own options, where both say it."""
+        from lmms_eval.utils import simple_parse_args_string
+
+        own = {key: one for key, one in (additional_config or {}).items() if one is not None}
+        return cls(**{**own, **simple_parse_args_string(arg_string)})
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Answers, batch by batch; one that cannot be given is "" (lmms-eval knows no errors).

@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adapters.build import EMBEDDED, build, find, locate
+from adapters.build import build, find, locate
 from adapters.config import PartConfig
+from adapters.defaults import default_named, folder_of
 from adapters.folder import revision_of
 from adapters.lavis import SUFFIXES
+from adapters.memory import Quantize
 from adapters.peers.base import Batch
 from adapters.published import PRESETS, PUBLISHED, RETRIEVAL, open_retrieval
 from qformer import finding, together
@@ -46,12 +48,13 @@ class AssistantModel:
     """A Loupe assistant: it writes answers, ranks choices by likelihood, and sees regions."""
 
     sees_regions = True
-    ways: tuple[str, ...] = ("write", "choose", "find")
 
     def __init__(self, name: str, assistant: Assistant, presets: bool, preset: str | None) -> None:
         """presets: whether to write as BLIP-2 does for each kind of task, rather than in the
         checkpoint's own way; preset: always this one."""
         self.name, self.assistant = name, assistant
+        finds = () if assistant.segmenter is None else ("find",)  # nothing else proposes regions
+        self.ways: tuple[str, ...] = ("write", "choose", *finds)
         self.presets, self.preset = presets, preset
         self._read: dict[int, Read] = {}
 
@@ -154,17 +157,22 @@ def open_model(
     preset: str | None = None,
     vision: str | None = None,
     language: str | None = None,
+    quantize: Quantize | None = None,
 ) -> Any:
     """Any model that Loupe opens. Raises CheckpointError."""
     if model.endswith(SUFFIXES):
-        assistant = build(model, segmenter, device, dtype, vision=vision, language=language)
+        assistant = build(
+            model, segmenter, device, dtype, vision=vision, language=language, quantize=quantize
+        )
         return AssistantModel(name, assistant, True, preset)
     source = find(model)
     settings = source.settings()
     if settings.get("architectures") == [RETRIEVAL]:
         return RankerModel(name, open_retrieval(source, dtype).to(device))
     published = settings.get("model_type") in PUBLISHED
-    assistant = build(model, segmenter, device, dtype, vision=vision, language=language)
+    assistant = build(
+        model, segmenter, device, dtype, vision=vision, language=language, quantize=quantize
+    )
     return AssistantModel(name, assistant, published, preset)
 
 
@@ -172,9 +180,10 @@ def provenance(model: str) -> dict[str, Any]:
     """What identifies a model: its name, revision where it has one, and a hash of all its files."""
     if model.startswith(("http://", "https://")):
         return {"model": model}  # a server does not say what it runs
-    if model == "embedded" or Path(model).is_dir():
-        folder = EMBEDDED if model == "embedded" else Path(model)
-        return {"model": model, "sha256": hash_of(model_files(folder))}
+    folder = folder_of(model)
+    if folder.is_dir():
+        name = default_named(model) or model
+        return {"model": name, "sha256": hash_of(model_files(folder))}
     if Path(model).is_file():
         return {"model": model, "sha256": hash_of([Path(model)])}
     return {"model": model, "revision": revision_of(model)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from html import escape
+from string import ascii_uppercase
 from typing import Any
 
 import numpy as np
@@ -208,7 +209,7 @@ def lettered(choices: Sequence[str]) -> dict[str, str]:
     """A letter for each of the choices where they are long; else {}."""
     if not any(len(choice) > LONG for choice in choices):
         return {}
-    return dict(zip(choices, "ABCDEFGHIJ", strict=False))
+    return dict(zip(choices, ascii_uppercase, strict=False))
 
 
 def _confusion(system: System) -> str:

@@ -259,7 +259,7 @@ def ask(
         questions.append(Question(seen, words, areas if arm == "regions" else (), texts))
     told = guarded(model, way, questions, task.preset)
     return [
-        read_answer(case, image, region_masks, way, found)
+        read_answer(case, image, region_masks, way, found, task)
         for (case, (image, region_masks)), found in zip(cases, told, strict=True)
     ]
 
@@ -283,13 +283,18 @@ def _told(model: Any, way: str, questions: Sequence[Question], preset: str) -> l
 
 
 def read_answer(
-    case: Case, image: torch.Tensor, region_masks: Sequence[torch.Tensor], way: str, told: Any
+    case: Case,
+    image: torch.Tensor,
+    region_masks: Sequence[torch.Tensor],
+    way: str,
+    told: Any,
+    task: Task,
 ) -> Record:
     """A model's word as a record."""
     if isinstance(told, LoupeError):
         return {"answer": "", "error": str(told)}
     if way in ("write", "name"):
-        return {"answer": choice_in(told, case.choices) if case.choices else told}
+        return {"answer": task.read(told, case)}
     if way == "find":
         return found_record(case, region_masks, told)
     if way == "choose":
@@ -303,16 +308,6 @@ def read_answer(
     else:
         best = max(range(len(told)), key=told.__getitem__)
     return {"answer": case.choices[best], "scores": [round(score, 5) for score in told]}
-
-
-def choice_in(answer: str, choices: Sequence[str]) -> str:
-    """The choice that an answer in free words means: the same words, a letter, or its beginning."""
-    clean = answer.strip().strip(".").lower()
-    for index, choice in enumerate(choices):
-        if clean in (choice.lower(), "abcdefghij"[index], f"({'abcdefghij'[index]})"):
-            return choice
-    starts = [c for c in choices if clean.startswith(c.lower())]
-    return starts[0] if len(starts) == 1 else answer
 
 
 def found_record(

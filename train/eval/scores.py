@@ -18,6 +18,7 @@ import torch
 from qformer.contracts import LoupeError
 from train.eval import arms
 from train.eval.case import Case
+from train.eval.scoring import text_of
 from train.eval.stats import Measure, compare
 from train.eval.task import Record, Task
 
@@ -100,8 +101,11 @@ def measures_of(
 ) -> dict[str, Measure]:
     measures = task.score(cases, records)
     if similar is not None and task.similar:
-        told = [str(record.get("answer") or "") for record in records]
-        measures["similarity"] = Measure.mean(similar(told, [case.answers for case in cases]))
+        told = [text_of(record) for record in records]
+        near = similar(told, [case.answers for case in cases])
+        measures["similarity"] = Measure.mean(
+            [value if text else 0.0 for value, text in zip(near, told, strict=True)]
+        )
     return measures
 
 

@@ -1,4 +1,6 @@
-"""From answers to measures. Each function takes cases and their records, in the same order."""
+"""From answers to measures. Each function takes cases and their records, in the same order.
+
+What was not answered is wrong in every measure: no answer equals "no", "the" or a stop."""
 
 from __future__ import annotations
 
@@ -20,7 +22,14 @@ YES, NO = "yes", "no"
 
 def text_of(record: Record) -> str:
     """The answer; "" where the model gave none, which is wrong."""
-    return str(record.get("answer") or "")
+    return str(record.get("answer") or "").strip()
+
+
+def same(text: str, answer: str) -> bool:
+    """Whether an answer, cleaned as for VQA, is one that people gave. Words of which nothing is
+    left ("the", "?") are compared as they stand."""
+    clean = plain_text(text)
+    return clean == plain_text(answer) if clean else bool(text) and text.lower() == answer.lower()
 
 
 def caption_scores(cases: Sequence[Case], records: Sequence[Record]) -> dict[str, Measure]:
@@ -53,10 +62,7 @@ def vqa_score(case: Case, text: str, script: str = "official") -> float:
     known = case.extra.get("answer_scores")
     if known is None:
         return vqa.accuracy(text, case.answers, script)
-    return max(
-        (float(score) for answer, score in known.items() if plain_text(answer) == plain_text(text)),
-        default=0.0,
-    )
+    return max((float(score) for answer, score in known.items() if same(text, answer)), default=0.0)
 
 
 def direct_scores(cases: Sequence[Case], records: Sequence[Record]) -> dict[str, Measure]:
@@ -76,10 +82,19 @@ def plain_text(text: str) -> str:
 def exact_scores(cases: Sequence[Case], records: Sequence[Record]) -> dict[str, Measure]:
     """Right where the answer, cleaned as for VQA, is one that people gave."""
     right = [
-        plain_text(text_of(record)) in {plain_text(answer) for answer in case.answers}
+        any(same(text_of(record), answer) for answer in case.answers)
         for case, record in zip(cases, records, strict=True)
     ]
     return {"accuracy": Measure.mean(right)}
+
+
+def gqa_scores(cases: Sequence[Case], records: Sequence[Record]) -> dict[str, Measure]:
+    """As `exact_scores`, and GQA's own script beside it, which compares the bare texts."""
+    own = [
+        bool(text) and text in case.answers
+        for case, text in zip(cases, map(text_of, records), strict=True)
+    ]
+    return {**exact_scores(cases, records), "accuracy (GQA's script)": Measure.mean(own)}
 
 
 def closed_scores(cases: Sequence[Case], records: Sequence[Record]) -> dict[str, Measure]:
@@ -92,25 +107,31 @@ def closed_scores(cases: Sequence[Case], records: Sequence[Record]) -> dict[str,
 
 
 def choice_scores(cases: Sequence[Case], records: Sequence[Record]) -> dict[str, Measure]:
-    right = [text_of(record) == case.truth for case, record in zip(cases, records, strict=True)]
+    right = [
+        text_of(record) == case.truth.strip() for case, record in zip(cases, records, strict=True)
+    ]
     chance = float(np.mean([1 / max(1, len(case.choices)) for case in cases])) if cases else None
     return {"accuracy": Measure.mean(right, chance)}
 
 
 def yes_or_no(answer: str) -> str:
     """POPE's own reading of a free answer: "no" where its first sentence holds the word no or not,
-    otherwise "yes"."""
+    otherwise "yes"; of no answer "", which its script takes for a yes."""
+    if not answer:
+        return ""
     first = answer.split(".")[0].replace(",", "").split()
     return NO if {"No", "no", "not"} & set(first) else YES
 
 
 def yes_no_scores(cases: Sequence[Case], records: Sequence[Record]) -> dict[str, Measure]:
     """Accuracy, and precision, recall and F1 of "yes", and how often "yes" is said."""
-    said = np.array([yes_or_no(text_of(record)) == YES for record in records], dtype=float)
+    read = [yes_or_no(text_of(record)) for record in records]
+    right = [one == case.truth for one, case in zip(read, cases, strict=True)]
+    said = np.array([one == YES for one in read], dtype=float)
     real = np.array([case.truth == YES for case in cases], dtype=float)
     f1 = Measure.share(2 * said * real, said + real)
     return {
-        "accuracy": Measure.mean(said == real, 0.5),
+        "accuracy": Measure.mean(right, 0.5),
         "F1": f1,
         "precision": Measure.share(said * real, said),
         "recall": Measure.share(said * real, real),
@@ -146,12 +167,13 @@ def names_in(text: str, names: Sequence[str]) -> set[str]:
 
 
 def leakage_scores(cases: Sequence[Case], records: Sequence[Record]) -> dict[str, Measure]:
-    """How often an answer about a region names what is elsewhere in the picture and not in it."""
+    """How often an answer about a region names what is elsewhere in the picture and not in it. Less
+    is better: no answer counts as a leak, lest silence be the best."""
     leaks, own = [], []
     for case, record in zip(cases, records, strict=True):
         ours = {name.lower() for name in case.answers}
         said = names_in(text_of(record), [*ours, *case.extra["elsewhere"]])
-        leaks.append(bool(said - ours))
+        leaks.append(bool(said - ours) or not text_of(record))
         own.append(bool(said & ours))
     return {"leaks": Measure.mean(leaks), "names it": Measure.mean(own)}
 

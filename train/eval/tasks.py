@@ -54,6 +54,7 @@ def region_captions(samples: Iterable[Sample]) -> Iterator[Case]:
 
 
 _CAPTIONS = {
+    "keys": ("image_id", "caption"),
     "rule": COCO_SCORER,
     "score": scoring.caption_scores,
     "preset": "caption",
@@ -70,13 +71,18 @@ _RETRIEVAL = {
     "ways": ("retrieve",),
     "score": scoring.caption_scores,
     "format": "karpathy",
+    "split": "test",
 }
 TASKS: dict[str, Task] = {
-    "coco": Task("captions of COCO, Karpathy's split", format="karpathy", **_CAPTIONS),
+    "coco": Task(
+        "captions of COCO, Karpathy's split", format="karpathy", split="test", **_CAPTIONS
+    ),
     "nocaps": Task(
         "captions of NoCaps, by domain", format="nocaps", strata=by_set, **_CAPTIONS
     ),
-    "flickr30k": Task("captions of Flickr30k, Karpathy's split", format="karpathy", **_CAPTIONS),
+    "flickr30k": Task(
+        "captions of Flickr30k, Karpathy's split", format="karpathy", split="test", **_CAPTIONS
+    ),
     "captions": Task("captions of any COCO captions file", format="coco-captions", **_CAPTIONS),
     "vqav2": Task(
         "open questions, ten people's answers", VQA_SCORER, "vqav2", scoring.vqa_scores,
@@ -91,21 +97,24 @@ TASKS: dict[str, Task] = {
         "allenai/aokvqa's: exact text, three of ten people make it right; questions it calls "
         "difficult are left out",
         "a-okvqa", scoring.direct_scores, cases=easy_enough, asked="A-OKVQA",
+        keys=("question_id", "direct_answer"),
     ),
     "aokvqa-choice": Task(
         "A-OKVQA, the likeliest of four choices",
         "accuracy; choices are ranked by the sum of their tokens' log-likelihoods, as in LAVIS",
         "a-okvqa", scoring.choice_scores, cases=choices_shown, ways=("choose", "write"),
-        asked="A-OKVQA",
+        asked="A-OKVQA", keys=("question_id", "multiple_choice"),
     ),
     "gqa": Task(
         "questions about scene graphs",
-        "exact text after cleaning, as LAVIS does; GQA's own script does not clean",
-        "gqa", scoring.exact_scores, strata=lambda case: case.extra.get("type"),
+        "exact text after cleaning, as LAVIS does; by GQA's own script, uncleaned, beside it",
+        "gqa", scoring.gqa_scores, strata=lambda case: case.extra.get("type"),
+        keys=("questionId", "prediction"),
     ),
     "pope": Task(
         "is there such an object in the picture?", "POPE's reading of a free answer as yes or no",
         "pope", scoring.yes_no_scores, asked="POPE", closed=True, strata=by_set,
+        verbatim=True,
     ),
     "vsr": Task(
         "is a spatial statement true?",
@@ -171,7 +180,7 @@ TASKS: dict[str, Task] = {
     "region-pope": Task(
         '"is this a dog?", as many yes as no, neighbours as negatives',
         "POPE's reading of a free answer as yes or no", "coco-instances", scoring.yes_no_scores,
-        cases=regions.pope_cases, regions=True, closed=True,
+        cases=regions.pope_cases, regions=True, closed=True, verbatim=True,
         strata=lambda case: "neighbour touches" if case.extra["overlap"] else "neighbour apart",
     ),
     "gar-bench": Task(

@@ -1,1 +1,1 @@
-"""The photo default: its data, what it starts from, and how it is judged."""
+"""The photo default: its data from public photos, what it starts from, and how it is judged."""

@@ -13,14 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from adapters.hybrid import (
-    CLASSES,
-    HybridConfig,
-    HybridVisionEncoder,
-    HybridVit,
-    located,
-    open_trunk,
-)
+from adapters.build import locate
+from adapters.config import PartConfig
+from adapters.efficientnet import locate_trunk, open_trunk
+from adapters.hybrid import CLASSES, HybridConfig, HybridVisionEncoder, HybridVit
 from adapters.language_decoder import DecoderLanguageModel
 from adapters.tokenizer import save_sentencepiece
 from qformer.contracts import LoupeError
@@ -95,8 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     torch.manual_seed(arguments.seed)
     config, here = HybridConfig(arguments.trunk), Path.cwd()
-    model = HybridVit(config, open_trunk(located(config.trunk, here)))
-    language = DecoderLanguageModel.open(located(arguments.language, here))
+    model = HybridVit(config, open_trunk(locate_trunk(config.trunk, here)))
+    language = DecoderLanguageModel.open(locate(here, PartConfig("", arguments.language)))
     names = name_vectors(class_names(arguments.classes), language, config.names_width)
     model.names.data.copy_(names)
     HybridVisionEncoder(model).save(arguments.out / "vision")

@@ -70,6 +70,34 @@ def test_a_streamed_answer_joins_to_the_whole_one(ask, messages):
     assert last.usage == whole.usage
 
 
+def test_only_the_last_chunk_counts_and_the_others_say_null(served, messages):
+    body = {"model": "tiny", "stream": True, "stream_options": {"include_usage": True},
+            "stop": None, "messages": messages("what is this?")}  # fmt: skip
+    request = urllib.request.Request(
+        f"{served.local_url}v1/chat/completions",
+        json.dumps(body).encode(),
+        {"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        lines = [
+            line[6:] for line in answer.read().decode().splitlines() if line.startswith("data: ")
+        ]
+    *chunks, last = (json.loads(line) for line in lines[:-1])
+    assert all(chunk["usage"] is None for chunk in chunks)
+    assert last["usage"]["total_tokens"] > 0
+    assert lines[-1] == "[DONE]"
+
+
+def test_null_is_nothing_and_a_picture_in_broken_lines_the_picture(ask, messages, url):
+    plain = ask(messages("what is this?")).choices[0].message.content
+    head, _, text = url.partition(",")
+    lines = "\n".join(text[n : n + 76] for n in range(0, len(text), 76)).rstrip("=")
+    talk = messages("what is this?")
+    talk[0]["content"][0]["image_url"]["url"] = f"{head.replace(';', ';name=a.png;')},{lines}"
+    nulls = dict.fromkeys(("temperature", "max_tokens", "top_logprobs", "function_call", "audio"))
+    assert ask(talk, **nulls).choices[0].message.content == plain
+
+
 def test_later_turns_know_the_earlier_ones(ask, messages, tiny_assistant, image):
     view = tiny_assistant.encode(image)
     region = view.box(5, 5, 40, 30)

@@ -14,7 +14,8 @@ from train.data.sample import EMPTY, Tally
 from train.data.source import DataConfig
 from train.eval import arms, scoring
 from train.eval.case import Case, spread, unique
-from train.eval.run import Asked, batches, choice_in, found_record, read_cases
+from train.eval.choices import choice_in
+from train.eval.run import Asked, batches, found_record, read_cases
 from train.eval.tasks import TASKS
 
 SHARED = Path("../shared/data")
@@ -216,7 +217,8 @@ def test_karpathys_splits_read_from_both_forms(coco):
         {"filename": "1.png", "split": "test", "cocoid": 1, "sentences": [{"raw": "a dog"}]},
         {"filename": "2.png", "split": "val", "cocoid": 2, "sentences": [{"raw": "a cat"}]},
     ]}  # fmt: skip
-    (found,) = cases_of("coco", write(coco, "dataset_coco.json", own))
+    file = write(coco, "dataset_coco.json", own)
+    (found,) = cases_of("coco", file, split=TASKS["coco"].split)
     assert (found.id, found.answers) == ("1", ("a dog",))
     lavis = [{"image": "val2014/3.png", "caption": ["a dog", "a cat"]}]
     (found,) = cases_of("flickr30k", write(coco, "flickr30k_test.json", lavis))

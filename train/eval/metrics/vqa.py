@@ -7,6 +7,9 @@ hyphen becomes a space, or nothing where any sign stands beside a space; "none" 
 numbers up to ten become digits. Where they differ: the official script cleans both sides alike, and
 neither when all ten people agree ("two" is then right). LAVIS' cleans all of the model's answer but
 only the signs of people's, so that a model that says "two" as everyone did gets 0.
+
+One quirk of both is not kept: of "the", "?" or no answer cleaning leaves nothing, which equals what
+it leaves of "a". Such an answer is right only where people gave that very one, and none never is.
 """
 
 from __future__ import annotations
@@ -79,11 +82,16 @@ def accuracy(prediction: str, answers: Sequence[str], script: str = "official") 
     prediction = " ".join(prediction.replace("\t", " ").split("\n")).strip()
     people = [answer.replace("\n", " ").replace("\t", " ").strip() for answer in answers]
     disagree = len(set(people)) > 1
-    if disagree:
-        clean = normalise if script == "official" else without_signs
-        people = [clean(answer) for answer in people]
-    if disagree or script == "lavis":
-        prediction = normalise(prediction)
+    if not prediction:
+        return 0.0
+    if not normalise(prediction):
+        people, prediction = [answer.lower() for answer in people], prediction.lower()
+    else:
+        if disagree:
+            clean = normalise if script == "official" else without_signs
+            people = [clean(answer) for answer in people]
+        if disagree or script == "lavis":
+            prediction = normalise(prediction)
     said = Counter(people)[prediction]
     # Each person is compared with the others: who gave this very answer does not count himself.
     others = [said - (answer == prediction) for answer in people]

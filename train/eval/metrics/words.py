@@ -29,7 +29,7 @@ TOKEN = re.compile(
     rf"""
       (?:https?://|www\.)[^\s<>"]+ | [\w.+-]+@[\w-]+(?:\.[\w-]+)+      # addresses
     | (?:\#|@)[a-z_]\w*                                                # tags and users
-    | \.\.+ | --+
+    | \.\.+ | --+ | [?!][?!]+                                              # ?! and !! are words
     | n't(?!\w) | '(?:ll|re|ve|s|m|d)(?!\w)                             # ends of contractions
     | '(?:\d\ds|n'|em|til|cause|tis|twas)(?!\w)                         # beginnings
     | (?:[a-z]\.)+[a-z](?!\w)\.? | (?!i\.)[a-z]\.(?=[ ])            # u.s.
@@ -37,7 +37,7 @@ TOKEN = re.compile(
     | \d+(?:[-.,:/]\d+)*(?:-[a-z]+)*(?!\w)                               # numbers
     | \.\d+
     | (?:\w(?!n't(?!\w)))*\w(?=n't(?!\w))                               # was|n't
-    | \w+(?:(?:[&/.-]|'(?!(?:ll|re|ve|s|m|d)(?!\w)))\w+)*\+*             # words
+    | \w+(?:(?:[&/.?!-]|'(?!(?:ll|re|ve|s|m|d)(?!\w)))\w+)*\+*             # words
     | \S
     """,
     re.VERBOSE,
