@@ -252,6 +252,8 @@ def save_lite(segmenter: LiteSegmenter, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     held: dict[str, Any] = {"model_type": KIND, **asdict(segmenter.model.config)}
+    usual = asdict(Everything())
+    held["everything"] = {k: v for k, v in held["everything"].items() if v != usual[k]}
     if not held["trunk"].startswith(PREFIX):
         held["trunk"] = os.path.relpath(held["trunk"], folder)
     (folder / "config.json").write_text(json.dumps(held, indent=2) + "\n")
@@ -261,3 +263,6 @@ def save_lite(segmenter: LiteSegmenter, folder: Path) -> None:
         if name.startswith(OWN)
     }
     save_file(weights, folder / SINGLE, {"format": "pt"})
+    mean, std = segmenter.mean.flatten().tolist(), segmenter.std.flatten().tolist()
+    values = {"image_mean": mean, "image_std": std, "resample": 2}
+    (folder / "preprocessor_config.json").write_text(json.dumps(values, indent=2) + "\n")

@@ -134,12 +134,14 @@ def kept(masks: Sequence[np.ndarray]) -> list[dict[str, Any]]:
 def add(file: Path, sets: Iterator[Found], weight: float) -> tuple[int, int]:
     """Into a COCO file, in place of what it says of the same pictures. Returns what was added:
     pictures and masks. weight: of the whole set in training, shared among its pictures."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     new = {
         os.path.relpath(picture, file.parent): (size, masks)
         for picture, size, masks in sets
         if masks
     }
+    if not new:
+        return 0, 0
+    file.parent.mkdir(parents=True, exist_ok=True)
     held = read_dataset(file) if file.exists() else dataset([])
     of: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in held["images"]}
     for one in held["annotations"]:
@@ -150,7 +152,7 @@ def add(file: Path, sets: Iterator[Found], weight: float) -> tuple[int, int]:
     ]
     whole = dataset([*pictures, *((name, *rest) for name, rest in new.items())])
     weights = [image.get("weight", 1.0) for image in old]
-    weights += [round(weight / max(1, len(new)), 6)] * len(new)
+    weights += [round(weight / len(new), 6)] * len(new)
     for image, share in zip(whole["images"], weights, strict=True):
         image["weight"] = share
     write_json(file, whole)
