@@ -94,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         suggestions=SUGGESTIONS,
     )
     save(out / "loupe", config, bridge, folder / LORA, torch.float16, heads)
-    halve(out / "loupe" / LORA / "adapter_model.safetensors")
+    if config.lora:
+        halve(out / "loupe" / LORA / "adapter_model.safetensors")
     write_manifest(out / "loupe")
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     print(f"installed: {out}, {size / 1e6:.1f} MB")
