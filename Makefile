@@ -67,6 +67,7 @@ photos: $(VENV)/.installed-dev  ## retrain the photo default from public data (S
 	$(BIN)/loupe train photos-notes --resume auto
 	$(BIN)/loupe train photos --resume auto
 	$(BIN)/python -m train.photos.pack runs/photos/answers/checkpoint --images $(SOURCE)
+	$(BIN)/python -m train.photos.calibrate adapters/photos/loupe --images $(SOURCE)
 
 benchmark: $(VENV)/.installed-dev  ## measure the bridge side by side, as ratios
 	$(BIN)/python -m benchmarks.qformer

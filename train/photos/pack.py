@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from adapters.build import locate, open_part
@@ -32,7 +33,9 @@ from train.features import Augment, CacheConfig, Sight
 DOMAIN = "photos of everyday things: people, animals, vehicles, food, clothes, sport"
 LANGUAGE = "package:smollm2-135m-instruct"
 TRUNK = "package:efficientnet-lite0"
-FAMILIAR_PICTURES = 2000
+# Pictures of a set. Of one set alone others look strange: fitted on Flickr8k's small squares, every
+# photo of a camera would.
+FAMILIAR = {"captions": 1800, "things": 190, "labels": 1400, "parts": 200, "expressions": 500}
 SUGGESTIONS = Suggestions(
     picture=("describe the photo", "what is in this photo?", "how many people are there?"),
     region=("what is this?", "what colour is it?"),
@@ -55,11 +58,18 @@ def familiarity(
     return known
 
 
+def pictures_of(file: Path, images: Path, count: int) -> list[Picture]:
+    """So many pictures of a data set, drawn at random."""
+    drawn = by_picture(read(DataConfig("folder", str(file), str(images))))
+    order = np.random.default_rng(0).permutation(len(drawn))
+    return [drawn[place][0] for place in order[:count]]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Install a trained photo model.")
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--texts", type=Path, default=Path("runs/photos/data/captions.jsonl"),
-                        help="a data set, whose pictures are the familiar ones")  # fmt: skip
+    parser.add_argument("--data", type=Path, default=Path("runs/photos/data"),
+                        help="the data sets whose pictures are the familiar ones")  # fmt: skip
     parser.add_argument("--images", type=Path, required=True, help="where its pictures lie")
     parser.add_argument("--cache", type=Path, default=Path("runs/features"))
     parser.add_argument("--out", type=Path, default=Path("adapters/photos"))
@@ -71,9 +81,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     vision = open_part(folder, VISION_ENCODERS, config.vision, torch.float32)
     if not isinstance(vision, HybridVisionEncoder) or config.tokenizer is None:
         raise LoupeError(f"{folder} is no photo model: its encoder is {config.vision.kind}")
-    tables = DataConfig("folder", str(arguments.texts), str(arguments.images))
-    drawn = by_picture(read(tables))[:FAMILIAR_PICTURES]
-    bridge.familiarity = familiarity(vision, [one for one, _ in drawn], arguments.cache)
+    drawn = [
+        picture
+        for name, count in FAMILIAR.items()
+        for picture in pictures_of(arguments.data / f"{name}.jsonl", arguments.images, count)
+    ]
+    bridge.familiarity = familiarity(vision, drawn, arguments.cache)
     bridge.config = dataclasses.replace(bridge.config, familiarity=True)
     vision.model.config = dataclasses.replace(vision.model.config, trunk=TRUNK)
     with whole_folder(out / "vision") as new:
@@ -94,7 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         suggestions=SUGGESTIONS,
     )
     save(out / "loupe", config, bridge, folder / LORA, torch.float16, heads)
-    halve(out / "loupe" / LORA / "adapter_model.safetensors")
+    if config.lora:
+        halve(out / "loupe" / LORA / "adapter_model.safetensors")
     write_manifest(out / "loupe")
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     print(f"installed: {out}, {size / 1e6:.1f} MB")
