@@ -25,7 +25,9 @@ SEEN = 3e-4  # of the picture: the least that a thing must cover to be named
 PLAIN = 1e-3  # the least to be named in several wordings
 STUFF = 0.5  # the share of panoptic stuff that is asked for
 # Masks that hold other things, too, or have no colour of their own.
-NO_COLOUR = frozenset(("person", "dining table", "bowl", "skin", "tv", "laptop", "mirror"))
+NO_COLOUR = frozenset(
+    ("person", "dining table", "bowl", "skin", "tv", "laptop", "mirror", "orange")
+)
 SHIFTING = frozenset(("zebra", "giraffe"))  # of two colours, whatever the pixels say
 
 
