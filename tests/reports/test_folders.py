@@ -87,7 +87,7 @@ def test_any_flipped_bit_of_a_manifest_names_the_manifest(tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        {"image_mean": 0}, {"image_mean": [0.5]}, {"image_mean": [0.5, None, 0.5]},
+        {"image_mean": "0"}, {"image_mean": [0.5]}, {"image_mean": [0.5, None, 0.5]},
         {"image_std": [0, 1, 1]}, {"image_std": "x"}, {"image_std": None}, {"resample": []},
         {"resample": "x"}, {"rescale_factor": 0}, {"do_normalize": 3}, {"image_mean": [True] * 3},
     ],
