@@ -11,6 +11,8 @@ from PIL import Image
 from train.photos.lines import Lines, Regions, read_jsonl
 from train.photos.wordings import ask
 
+CROPS = {"imagenet": 3}  # of a photo; one of the other sets'
+CROPPED = (0.62, 0.93)  # the sides of a crop, in shares of the photo's
 SETS = ("imagenet", "caltech101", "grocery", "clothing")
 
 _CALTECH = {
@@ -114,6 +116,21 @@ def labels(source: Path, found: list[Labelled]) -> Iterator[Lines]:
         lines.question(*ask(lines.rng, "what", 1, marked=False), one.name, one.name)
         if one.kind:
             lines.fact("kind", one.name, one.name, region, about=one.kind, times=1)
+        yield lines
+
+
+def crops(source: Path, found: list[Labelled]) -> Iterator[Lines]:
+    """Smaller boxes of each photo under the same name: of most names there are few photos."""
+    for one in found:
+        lines = Lines("crops", one.image)
+        (region,) = whole(source / one.image)
+        _, _, width, height = region["box"]
+        for _ in range(CROPS.get(one.set, 1)):
+            wide, high = lines.rng.uniform(*CROPPED, 2) * (width, height)
+            left, top = lines.rng.normal(0.5, 0.25, 2).clip(0, 1) * (width - wide, height - high)
+            box = [round(left), round(top), round(left + wide), round(top + high)]
+            lines.say([one.name], one.name, [{"box": box}])
+            lines.fact("what", one.name, one.name, [{"box": box}], times=2)
         yield lines
 
 

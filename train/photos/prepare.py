@@ -63,6 +63,7 @@ class Source:
             "things": regions.things(self.things),
             "expressions": regions.expressions(self.referred),
             "labels": labels.labels(self.folder, self.labels),
+            "crops": labels.crops(self.folder, self.labels),
             "parts": regions.worn(self.parts),
             "exist": chain(
                 facts.exist(facts.coco_asked(self.things)),

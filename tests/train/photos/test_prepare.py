@@ -14,8 +14,8 @@ from train.data.source import DataConfig
 from train.photos.prepare import FLICKR_HELD, prepare
 
 SETS = (
-    "captions", "things", "expressions", "labels", "parts", "exist", "count", "colour", "vqa",
-    "talk", "blank",
+    "captions", "things", "expressions", "labels", "crops", "parts", "exist", "count", "colour",
+    "vqa", "talk", "blank",
 )  # fmt: skip
 
 
