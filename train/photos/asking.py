@@ -17,6 +17,7 @@ from qformer.assistant import Assistant
 from qformer.contracts import LoupeError
 from qformer.together import Question, answers, likelihoods
 from qformer.view import View
+from train.asks import lead
 from train.eval.metrics.vqa import normalise
 from train.eval.scoring import yes_or_no
 from train.photos.colours import inner
@@ -139,7 +140,8 @@ def answer(assistant: Assistant, asks: Sequence[Ask], photos: dict[str, Photo]) 
         "" if isinstance(a, LoupeError) else a for a in answers(assistant, questions, views=views)
     ]
     sure = [n for n, a in enumerate(good) if a.way == USUAL and not a.wording and told[n]]
-    again = [replace(questions[n], choices=(told[n],)) for n in sure]
+    before = lead(assistant.language)  # the answer's first word as it was written
+    again = [replace(questions[n], choices=(before + told[n],)) for n in sure]
     heard = [Answered(a, text) for a, text in zip(good, told, strict=True)]
     for n, likely in zip(sure, likelihoods(assistant, again, views=views), strict=True):
         if not isinstance(likely, LoupeError):

@@ -7,13 +7,15 @@ import math
 import pytest
 import torch
 
-from train.photos import evaluate, pointing
+from adapters.images import load_image
+from train.photos import asking, evaluate, pointing
 from train.photos.asking import (
     NO_REGION,
     USUAL,
     WRONG_REGION,
     Answered,
     Ask,
+    ask_all,
     balanced,
     calibration_error,
     majority,
@@ -149,6 +151,21 @@ def test_a_row_tells_baselines_and_large_things_apart():
     assert (big.n, big.figure) == (1, 1.0)
     (other,) = wording_rows(found)
     assert (other.n, other.figure, other.more["usual"]) == (1, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("before", ["", "no "])
+def test_the_confidence_is_how_likely_the_answer_is_as_it_was_written(
+    source, judged, tiny_assistant, monkeypatch, before
+):
+    """before: what stands between a prompt and the answer's first word."""
+    monkeypatch.setattr(asking, "answers", lambda model, asked, **_: ["yes"] * len(asked))
+    monkeypatch.setattr(asking, "lead", lambda language: before)
+    one = next(judged.exist())
+    (heard,) = ask_all(tiny_assistant, [Ask(one)], source, lambda *_: None)
+    view = tiny_assistant.encode(load_image(source / one.image))
+    likely = math.exp(view.log_likelihood(one.words(), (), f"{before}yes"))
+    assert heard.answer == "yes"
+    assert heard.confidence == pytest.approx(likely, rel=1e-3)
 
 
 # ---- pointing
