@@ -213,7 +213,8 @@ def test_a_whole_model_gets_every_row(source, tiny_folder, tmp_path, monkeypatch
         "what: COCO's 80 classes", "what: grocery", "exist: as POPE, coco_by", "colour: coco_by",
         "count: to four", "captions: CIDEr", "captions: BLEU-4", "segmenter: one click",
         "segmenter: three clicks", "segmenter: box", "other wordings: what",
-        "other wordings: describe (CIDEr)", "calibration: expected error, all questions",
+        "find: RefCOCO's expressions", "other wordings: describe (CIDEr)",
+        "calibration: expected error, all questions",
     ):  # fmt: skip
         assert name in rows, name
         assert rows[name]["n"] > 0
@@ -263,6 +264,37 @@ def test_a_stage_1_model_gets_retrieval_and_names_by_contrast(
     assert "retrieval: text to picture R@1" in out
     assert "contrast: COCO's 80 names" in out
     assert "no language model" in out
+
+
+def test_a_model_with_heads_and_words_finds_by_matching(source, tmp_path, monkeypatch, capsys):
+    import tiny
+
+    from adapters.checkpoint import load_config, load_trained, save_checkpoint
+    from qformer import finding
+    from qformer.proposals import Proposal
+    from qformer.stage1 import Stage1
+    from qformer.view import View
+
+    matched = []
+    real = finding.by_matching
+    monkeypatch.setattr(finding, "by_matching", lambda *a: matched.append(a[3]) or real(*a))
+    whole = tiny.loupe(tmp_path, instruct=False)
+    config = load_config(whole)
+    bridge, _ = load_trained(whole, config)
+
+    def everything(view, settings):
+        region_mask = torch.zeros(view.size, dtype=torch.bool)
+        region_mask[10:34, 20:44] = True
+        return [Proposal.of(region_mask, 0.9)]
+
+    monkeypatch.setattr(View, "everything", everything)
+    folder = whole.parent / "both"
+    heads = Stage1(bridge.qformer)
+    save_checkpoint(folder, dataclasses.replace(config, heads=True), bridge, heads=heads)
+    out = judge(folder, source, "--rows", "find", capsys=capsys)
+    assert "find: RefCOCO's expressions" in out
+    assert "red car" in matched
+    assert "within reach" in out
 
 
 def test_what_contrast_names_is_the_nearest_of_coco(source, judged, monkeypatch):
