@@ -303,3 +303,13 @@ def test_tasks_and_peers_are_listed(capsys):
     peers = json.loads(capsys.readouterr().out)
     assert peers["clip"]["class"] == "CLIPModel"
     assert "server" in peers
+
+
+def test_without_a_model_the_default_is_asked_and_said_where_it_is_not_the_photos(
+    capsys, monkeypatch
+):
+    monkeypatch.setattr(
+        "train.eval.commands.default_model", lambda: ("paintings", "no photos: why")
+    )
+    assert cli.main(["eval", "vqav2", "--data", "x", "--peer", "clip"]) == 2
+    assert capsys.readouterr().err.splitlines()[0] == "loupe: note: no photos: why"
