@@ -193,7 +193,7 @@ class LiteSegmenter(Sam2Segmenter):
     family = "lite-sam"
     capabilities = Capabilities(resize="stretched", licence="Apache-2.0")
     normal = NORMAL
-    usual = Everything(pred_iou_thresh=0.7, stability_score_thresh=0.85, stability_score_offset=1.0)
+    usual = Everything(pred_iou_thresh=0.5, stability_score_thresh=0.7, stability_score_offset=0.5)
 
     def __init__(self, model: LiteSam, normalisation: Normalisation = NORMAL) -> None:
         super().__init__(model, normalisation)

@@ -2,12 +2,15 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tiny_segmenters
 import torch
 from safetensors.torch import load_file, save_file
 
+import adapters
+from adapters.checkpoint import verify
 from adapters.efficientnet import EfficientNetLite, open_trunk
 from adapters.prompts import Prompts
 from adapters.registry import SEGMENTERS
@@ -15,6 +18,8 @@ from adapters.segmenter_lite import LiteSam, LiteSamConfig, LiteSegmenter, save_
 from adapters.segmenters import open_segmenter, save_segmenter
 from qformer.contracts import CheckpointError, LoupeError, SegmentPrompt
 from qformer.proposals import Everything
+
+PHOTOS = Path(adapters.__file__).parent / "photos" / "segmenter"
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +163,17 @@ def test_a_folder_that_lacks_something_says_what(tiny_folder, tmp_path):
     (folder / "trunk.safetensors").unlink()
     with pytest.raises(CheckpointError, match="trunk"):
         SEGMENTERS["lite_sam"](folder)
+
+
+def test_the_one_that_ships_is_whole_small_and_of_no_machine():
+    verify(PHOTOS)
+    files = [file for file in PHOTOS.iterdir() if file.name != "manifest.json"]
+    assert {file.name for file in files} == json.loads((PHOTOS / "manifest.json").read_text())[
+        "sha256"
+    ].keys()
+    assert sum(file.stat().st_size for file in files) <= 4_000_000
+    config = json.loads((PHOTOS / "config.json").read_text())
+    assert config["trunk"] == "package:efficientnet-lite0"
 
 
 def test_a_trunk_that_is_none_is_refused(tmp_path):
