@@ -95,7 +95,9 @@ class Stage1(nn.Module):
         seen = _rows_of(memory, patch_bias, query_embeds)
         if seen != rows:
             raise LoupeError(f"{rows} texts for {seen} rows of pictures and regions")
-        memory, patch_bias = _evened(memory, patch_bias)
+        memory, patch_bias, query_embeds = _evened(
+            memory, patch_bias, query_embeds, self.qformer.query_tokens, rows
+        )
         query_pass, text_pass, written = self.qformer.run(
             [
                 QFormerPass(memory, query_embeds, patch_bias=patch_bias),
@@ -294,14 +296,32 @@ def _gathered_rows(tensor: Tensor | None, index: Tensor, dim: int) -> Tensor | N
     return gather_with_gradient(tensor.movedim(dim, 0))[index].movedim(0, dim)
 
 
-def _evened(memory: ImageMemory, patch_bias: Tensor | None) -> tuple[ImageMemory, Tensor | None]:
-    """The same with as many tokens as the memory of any process: focal crops make them differ. The
-    new ones are hidden from all rows."""
-    if world()[1] == 1 or patch_bias is None:
-        return memory, patch_bias
-    longest = torch.tensor(memory.num_tokens, device=patch_bias.device)
-    dist.all_reduce(longest, op=dist.ReduceOp.MAX)
-    new = int(longest) - memory.num_tokens
+def _evened(
+    memory: ImageMemory,
+    patch_bias: Tensor | None,
+    query_embeds: Tensor | None,
+    queries: Tensor,
+    rows: int,
+) -> tuple[ImageMemory, Tensor | None, Tensor | None]:
+    """The same in the form of every process', which exchange it: where one has regions, all have a
+    bias and queries for each row, and where one has more tokens, of focal crops, all have as many.
+    The new tokens are hidden from all rows. queries: (1, queries, width), of a whole picture.
+    rows: N."""
+    if world()[1] == 1:
+        return memory, patch_bias, query_embeds
+    sides = 0 if patch_bias is None else patch_bias.dim()
+    own = memory.num_tokens, sides, int(query_embeds is not None)
+    form = torch.tensor(own, device=memory.keys[0].device)
+    dist.all_reduce(form, op=dist.ReduceOp.MAX)
+    longest, sides, own_queries = form.tolist()
+    if sides and patch_bias is None:
+        shape = (len(memory.keys), rows, memory.num_tokens)[3 - sides :]
+        patch_bias = memory.keys[0].new_zeros(shape)
+    if own_queries and query_embeds is None:
+        query_embeds = queries.expand(rows, -1, -1)
+    new = longest - memory.num_tokens
+    if not new or patch_bias is None:
+        return memory, patch_bias, query_embeds
 
     def padded(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else F.pad(tensor, (0, 0, 0, new))
@@ -312,7 +332,7 @@ def _evened(memory: ImageMemory, patch_bias: Tensor | None) -> tuple[ImageMemory
         None if memory.attention_mask is None else F.pad(memory.attention_mask, (0, new)),
         padded(memory.image_embeds),
     )
-    return evened, F.pad(patch_bias, (0, new), value=-torch.inf)
+    return evened, F.pad(patch_bias, (0, new), value=-torch.inf), query_embeds
 
 
 def _twice(tensor: Tensor | None, pictures: int, dim: int) -> Tensor | None:
