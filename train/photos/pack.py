@@ -36,10 +36,7 @@ TRUNK = "package:efficientnet-lite0"
 # Pictures of a set. Of one set alone others look strange: fitted on Flickr8k's small squares, every
 # photo of a camera would.
 FAMILIAR = {"captions": 1800, "things": 190, "labels": 1400, "parts": 200, "expressions": 500}
-SUGGESTIONS = Suggestions(
-    picture=("describe the photo", "what is in this photo?", "how many people are there?"),
-    region=("what is this?", "what colour is it?"),
-)
+SUGGESTIONS = Suggestions(picture=("describe the photo",), region=("what is this?",))
 DECODING = Decoding(max_new_tokens=32)
 
 
