@@ -26,7 +26,7 @@ from adapters.folder import HERE
 from adapters.memory import Placement
 from adapters.source import ModelSource, Source
 from adapters.vision import HuggingFaceVisionEncoder, Normalisation
-from adapters.weights import WeightFiles
+from adapters.weights import WeightFiles, check_fit
 from qformer.config import from_dict
 from qformer.contracts import CheckpointError, LoupeError
 
@@ -98,7 +98,7 @@ class HybridVit(nn.Module):
 
     def blend(self, trunk_tokens: Tensor) -> Tensor:
         """`trunk_tokens` -> image_embeds (B, 1 + patches, width)."""
-        parts = trunk_tokens.float().split(self.widths, dim=-1)
+        parts = trunk_tokens.to(self.names.dtype).split(self.widths, dim=-1)
         with torch.no_grad():
             classes = self.trunk.logits(parts[-1]).softmax(-1)
         states = self.positions + self.named(classes @ self.names)
@@ -155,7 +155,7 @@ def open_hybrid(
     *,
     placement: Placement = HERE,
 ) -> HybridVisionEncoder:
-    """The encoder of a folder; it computes in float32. Raises CheckpointError."""
+    """The encoder of a folder, its trunk included. Raises CheckpointError."""
     source = ModelSource.of(source)
     if source.model_type != MODEL_TYPE:
         raise CheckpointError(
@@ -165,13 +165,8 @@ def open_hybrid(
     model = HybridVit(config, open_trunk(locate_trunk(config.trunk, source.folder)))
     files = WeightFiles(source)
     weights = files.read(files)
-    own = {name for name in model.state_dict() if not name.startswith("trunk.")}
-    try:
-        if own != set(weights):
-            raise KeyError(f"{len(own ^ set(weights))} names differ")
-        model.load_state_dict(weights, strict=False)
-    except (KeyError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{source}'s weights do not fit its config.json ({error}): copy the folder again"
-        ) from None
+    known = {n: v for n, v in model.state_dict().items() if not n.startswith("trunk.")}
+    check_fit(known, weights, f"{source} does not fit its config.json")
+    model.load_state_dict(weights, strict=False)
+    model.to(dtype)
     return HybridVisionEncoder(model, Normalisation.open(source))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from tiny_segmenters import sam
 
 TEXT = [
@@ -284,6 +285,51 @@ def t5(folder: Path) -> Path:
 
 
 # Builder above -> the entry of its registry that opens the folder.
+TRUNK = ((6, 3), (8, 3), (10, 5), (12, 3), (14, 5), (16, 5), (20, 3))  # width and kernel
+
+
+def trunk_state() -> dict[str, torch.Tensor]:
+    """A released state dict's names and kinds of shapes, one narrow block a stage."""
+    torch.manual_seed(0)
+    state: dict[str, torch.Tensor] = {}
+
+    def conv(name, norm, out, inner, kernel, groups=1):
+        fan = inner // groups * kernel**2
+        state[f"{name}.weight"] = (
+            torch.randn(out, inner // groups, kernel, kernel) * (3 / fan) ** 0.5
+        )
+        state[f"{norm}.weight"], state[f"{norm}.bias"] = torch.rand(out) + 0.5, torch.randn(out) / 9
+        state[f"{norm}.running_mean"] = torch.randn(out) * 0.1
+        state[f"{norm}.running_var"] = torch.rand(out) + 0.5
+
+    conv("_conv_stem", "_bn0", 8, 3, 3)
+    width = 8
+    for n, (out, kernel) in enumerate(TRUNK):
+        block = f"_blocks.{n}"
+        inner = width if n == 0 else 2 * width
+        if n:
+            conv(f"{block}._expand_conv", f"{block}._bn0", inner, width, 1)
+        conv(f"{block}._depthwise_conv", f"{block}._bn1", inner, inner, kernel, inner)
+        conv(f"{block}._project_conv", f"{block}._bn2", out, inner, 1)
+        width = out
+    conv("_conv_head", "_bn1", 24, width, 1)
+    state["_fc.weight"], state["_fc.bias"] = torch.randn(1000, 24), torch.zeros(1000)
+    return state
+
+
+def hybrid(folder: Path, side: int = 96) -> Path:
+    """A hybrid ViT, its trunk in a folder beside it."""
+    from adapters.hybrid import HybridConfig, HybridVisionEncoder, HybridVit, open_trunk
+
+    trunk = folder.parent / f"{folder.name}-trunk"
+    trunk.mkdir(parents=True)
+    save_file(trunk_state(), trunk / "model.safetensors")
+    model = HybridVit(HybridConfig(str(trunk), side, 24, 1, 2, 32, 8), open_trunk(trunk))
+    torch.nn.init.normal_(model.names)
+    HybridVisionEncoder(model).save(folder)
+    return folder
+
+
 VISION = {
     "vit": "hf",
     "deit": "hf",
@@ -295,6 +341,7 @@ VISION = {
     "clip": "clip",
     "clip_trimmed": "clip-trimmed",
     "eva": "eva",
+    "hybrid": "hybrid",
 }
 LANGUAGE = {
     **dict.fromkeys(("llama", "opt", "qwen", "smollm", "gemma"), "decoder"),

@@ -3,63 +3,21 @@
 import json
 
 import pytest
+import tiny
 import torch
-from safetensors.torch import save_file
 
-from adapters.efficientnet import EfficientNetLite, lite0_state, open_trunk
-from adapters.hybrid import (
-    CLASSES,
-    HybridConfig,
-    HybridVisionEncoder,
-    HybridVit,
-    open_hybrid,
-)
+from adapters.efficientnet import EfficientNetLite, lite0_state
+from adapters.hybrid import HybridConfig, open_hybrid
 from qformer.contracts import CheckpointError, LoupeError
-
-STAGES = ((6, 3), (8, 3), (10, 5), (12, 3), (14, 5), (16, 5), (20, 3))  # width and kernel
-
-
-def tiny_state(classes=CLASSES, seed=0):
-    """A released state dict's names and kinds of shapes, one narrow block a stage."""
-    torch.manual_seed(seed)
-    state = {}
-
-    def conv(name, norm, out, inner, kernel, groups=1):
-        state[f"{name}.weight"] = torch.randn(out, inner // groups, kernel, kernel) * 0.2
-        state[f"{norm}.weight"], state[f"{norm}.bias"] = torch.rand(out) + 0.5, torch.randn(out) / 9
-        state[f"{norm}.running_mean"] = torch.randn(out) * 0.1
-        state[f"{norm}.running_var"] = torch.rand(out) + 0.5
-
-    conv("_conv_stem", "_bn0", 8, 3, 3)
-    width = 8
-    for n, (out, kernel) in enumerate(STAGES):
-        block = f"_blocks.{n}"
-        inner = width if n == 0 else 2 * width
-        if n:
-            conv(f"{block}._expand_conv", f"{block}._bn0", inner, width, 1)
-        conv(f"{block}._depthwise_conv", f"{block}._bn1", inner, inner, kernel, inner)
-        conv(f"{block}._project_conv", f"{block}._bn2", out, inner, 1)
-        width = out
-    conv("_conv_head", "_bn1", 24, width, 1)
-    state["_fc.weight"], state["_fc.bias"] = torch.randn(classes, 24), torch.zeros(classes)
-    return state
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """An encoder's folder with its trunk beside it."""
-    (tmp_path / "trunk").mkdir()
-    save_file(tiny_state(), tmp_path / "trunk" / "model.safetensors")
-    config = HybridConfig("../trunk", 64, 16, 1, 2, 24, 8)
-    torch.manual_seed(1)
-    model = HybridVit(config, open_trunk(tmp_path / "trunk"))
-    torch.nn.init.normal_(model.names)
-    HybridVisionEncoder(model).save(tmp_path / "vision")
-    return tmp_path / "vision"
+    return tiny.hybrid(tmp_path / "vision", side=64)
 
 
 def test_the_trunk_gives_maps_at_strides_16_and_32():
-    maps = EfficientNetLite(tiny_state())(torch.randn(2, 3, 64, 96))
+    maps = EfficientNetLite(tiny.trunk_state())(torch.randn(2, 3, 64, 96))
     assert maps.fine.shape == (2, 14, 4, 6)
     assert maps.coarse.shape == (2, 20, 2, 3)
     assert maps.head.shape == (2, 24, 2, 3)
@@ -87,7 +45,7 @@ def test_the_trunk_is_the_reference_package(variant):
 
 @pytest.mark.parametrize("gone", ["_conv_head.weight", "_blocks.3._bn1.running_var"])
 def test_weights_of_something_else_are_refused_by_name(gone):
-    state = tiny_state()
+    state = tiny.trunk_state()
     del state[gone]
     with pytest.raises(CheckpointError, match="EfficientNet-Lite"):
         EfficientNetLite(state)
@@ -100,7 +58,7 @@ def test_a_folder_opens_as_it_was_saved(folder, tmp_path):
     assert not any(p.requires_grad for p in encoder.parameters())
     image = torch.randint(0, 255, (50, 70, 3), dtype=torch.uint8)
     image_embeds = encoder.encode(encoder.preprocess(image)[None])
-    assert image_embeds.shape == (1, 5, 16)
+    assert image_embeds.shape == (1, 5, 24)
     encoder.save(tmp_path / "again")
     again = open_hybrid(tmp_path / "again")
     torch.testing.assert_close(again.encode(again.preprocess(image)[None]), image_embeds)
@@ -129,7 +87,7 @@ def test_the_trunk_never_trains_and_its_tokens_can_be_kept(folder):
 def test_a_damaged_folder_says_what_to_do(folder):
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(settings | {"hidden_size": 32}))
-    with pytest.raises(CheckpointError, match="copy the folder again"):
+    with pytest.raises(CheckpointError, match="does not fit its config"):
         open_hybrid(folder)
     (folder / "config.json").write_text(json.dumps(settings | {"model_type": "vit"}))
     with pytest.raises(CheckpointError, match="vit"):

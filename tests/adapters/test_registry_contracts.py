@@ -125,7 +125,7 @@ def test_patches_lie_row_by_row_behind_the_leading_tokens(part, name):
     change = (vision.encode(lit) - vision.encode(dark)).norm(dim=-1)[0, vision.leading_tokens :]
     place = divmod(int(change.argmax()), vision.grid[1])
     off = max(abs(place[0] - row), abs(place[1] - column))
-    assert off <= (name in ("dpt", "align"))  # convolutions reach into the next patch
+    assert off <= (name in ("dpt", "align", "hybrid"))  # convolutions reach into the next patch
 
 
 @every_vision
