@@ -36,8 +36,8 @@ TRUNK = "package:efficientnet-lite0"
 # Pictures of a set. Of one set alone others look strange: fitted on Flickr8k's small squares, every
 # photo of a camera would.
 FAMILIAR = {"captions": 1800, "things": 190, "labels": 1400, "parts": 200, "expressions": 500}
-# Photos of one thing that fills them lie a little further out than most: of six examples two at 1.06
-# and 1.17 of the farthest training photo, blank pictures and noise at 1.23 and more.
+# Photos of one thing that fills them lie a little further out than most: of six examples two at
+# 1.06 and 1.17 of the farthest training photo, blank pictures and noise at 1.23 and more.
 MARGIN = 1.19
 SUGGESTIONS = Suggestions(picture=("describe the photo",), region=("what is this?",))
 DECODING = Decoding(max_new_tokens=32)
