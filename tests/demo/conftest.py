@@ -29,8 +29,10 @@ def port():
         return free.getsockname()[1]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator:
+    """One a file: while its driver is there an event loop runs, and asyncio.run is refused to the
+    files that the same process tests next."""
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         pytest.skip("NO BROWSER HERE: the chat was not tested in one; install chromium")
