@@ -62,7 +62,7 @@ embedded: $(VENV)/.installed-dev  ## retrain the embedded default from its seed;
 photos: $(VENV)/.installed-dev  ## retrain the photo default from public data (SOURCE=FOLDER, laid out as docs/photos.md says)
 	$(BIN)/loupe setup photos
 	$(BIN)/loupe data photos $(SOURCE) --out runs/photos/data
-	$(BIN)/python -m train.photos.start --texts runs/photos/data/[a-u]*.jsonl --classes $(SOURCE)/photos/imagenet/index.jsonl --out runs/photos/start
+	$(BIN)/python -m train.photos.start --classes $(SOURCE)/photos/imagenet/index.jsonl
 	$(BIN)/loupe train photos-stage1 --resume auto
 	$(BIN)/loupe train photos-notes --resume auto
 	$(BIN)/loupe train photos --resume auto

@@ -243,21 +243,26 @@ def region_step(rank, size):
     return {name: loss.detach() for name, loss in losses.items()}, gradients, bias.grad
 
 
-def region_worker(rank, port, folder):
+def worker(rank, step, port, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     try:
-        torch.save(region_step(rank, 2), f"{folder}/{rank}.pt")
+        torch.save(step(rank, 2), f"{folder}/{rank}.pt")
     finally:
         dist.destroy_process_group()
 
 
-def test_two_processes_with_regions_train_like_one(tmp_path):
+def in_two_processes(step, folder):
+    """What step(rank, 2) gives in each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(region_worker, args=(port, str(tmp_path)), nprocs=2)
-    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    torch.multiprocessing.spawn(worker, args=(step, port, str(folder)), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def test_two_processes_with_regions_train_like_one(tmp_path):
+    ranks = in_two_processes(region_step, tmp_path)
     losses, gradients, bias_gradient = region_step(0, 1)
     for name in ("itc", "itm"):
         close((ranks[0][0][name] + ranks[1][0][name]) / 2, losses[name])
@@ -268,24 +273,21 @@ def test_two_processes_with_regions_train_like_one(tmp_path):
 
 
 def mixed_step(rank, size):
-    """Losses of rank's share of 8 rows, of which the first four are regions that see one token more
-    (a focal crop's), and the last four whole pictures."""
+    """Losses of rank's share of 8 rows: four regions, which see one token more (a focal crop's),
+    then four whole pictures, of which that process says no more than the picture."""
     model = build()
-    images, ids, attention_mask = batch(8, pictures=4)
+    images, ids, attention_mask = batch(8, pictures=8)
     rows = slice(8 // size * rank, 8 // size * (rank + 1))
-    share = images[4 // size * rank : 4 // size * (rank + 1)]
-    regions = region_rows(8)
-    bias, queries = regions["patch_bias"].clone(), regions["query_embeds"].clone()
-    bias[:, 4:], queries[4:] = 0.0, model.qformer.query_tokens.detach()
-    told = {"patch_bias": bias[:, rows], "query_embeds": queries[rows]}
-    if size == 2 and rank == 1:
-        told = {"patch_bias": torch.zeros_like(bias[:, rows]), "query_embeds": None}
-    if rank == 0:  # one token more, seen by the regions alone
+    share, told = images[rows], {}
+    if rank == 0:
         share = torch.cat([share, share[:, :1]], 1)
-        more = told["patch_bias"].new_zeros(*told["patch_bias"].shape[:2], 1)
-        if size == 1:
-            more[:, 4:] = -torch.inf
-        told["patch_bias"] = torch.cat([told["patch_bias"], more], -1)
+        regions = region_rows(8)
+        bias, queries = regions["patch_bias"].clone(), regions["query_embeds"].clone()
+        bias[:, 4:], queries[4:] = 0.0, model.qformer.query_tokens.detach()
+        more = bias.new_zeros(*bias.shape[:2], 1)
+        more[:, 4:] = -torch.inf
+        told["patch_bias"] = torch.cat([bias, more], -1)[:, rows]
+        told["query_embeds"] = queries[rows]
     losses = model.losses(
         model.qformer.remember(share),
         ids[rows],
@@ -297,21 +299,7 @@ def mixed_step(rank, size):
     return {name: loss.detach() for name, loss in losses.items()}
 
 
-def mixed_worker(rank, port, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    try:
-        torch.save(mixed_step(rank, 2), f"{folder}/{rank}.pt")
-    finally:
-        dist.destroy_process_group()
-
-
 def test_a_process_without_regions_or_with_fewer_tokens_keeps_step_with_the_other(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(mixed_worker, args=(port, str(tmp_path)), nprocs=2)
-    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    losses = mixed_step(0, 1)
+    ranks, losses = in_two_processes(mixed_step, tmp_path), mixed_step(0, 1)
     for name in ("itc", "itm"):
         close((ranks[0][name] + ranks[1][name]) / 2, losses[name])

@@ -18,16 +18,12 @@ from qformer.prompt import PromptConfig, declarations, lay_out
 from train.scenes.dialogue import Turn, heard, turns_of, words_for
 from train.scenes.questions import TYPES
 from train.scenes.scene import sample_scene
-
-SPECIALS = {"pad_id": 0, "unk_id": 1, "bos_id": 2, "eos_id": 3}
-SYMBOLS = ["[CLS]", "[DEC]"]  # ids 4 and 5, for the Q-Former's text side
+from train.vocabulary import SPECIALS, fit_sentencepiece
 
 
 def train_tokenizer(model_file: Path, vocabulary: int, seed: int, scenes: int = 4000) -> None:
     """A sentencepiece model over the questions and answers of that many scenes; folds case, falls
     back to bytes for what it has never read."""
-    import sentencepiece
-
     rng = np.random.default_rng((seed, 1))
     lines: list[str] = []
     for _ in range(scenes):
@@ -39,22 +35,7 @@ def train_tokenizer(model_file: Path, vocabulary: int, seed: int, scenes: int = 
         for turn in turns_of(scene, rng, 1, 3, 0, 3):
             lines.append(turn.question.text)
     lines += ["picture: question: answer: please hey, can you tell me so ok, now"] * 50
-    model_file.parent.mkdir(parents=True, exist_ok=True)
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines),
-        model_prefix=str(model_file.with_suffix("")),
-        vocab_size=vocabulary,
-        model_type="bpe",
-        byte_fallback=True,
-        normalization_rule_name="nmt_nfkc_cf",
-        user_defined_symbols=SYMBOLS,
-        hard_vocab_limit=False,
-        split_digits=True,
-        minloglevel=2,
-        num_threads=1,
-        **SPECIALS,
-    )
-    model_file.with_suffix(".vocab").unlink()
+    fit_sentencepiece(lines, model_file, vocabulary, split_digits=True)
 
 
 class LanguageStage:

@@ -5,7 +5,6 @@ python -m train.photos.calibrate adapters/photos/loupe --images ../shared/data
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from adapters.build import build
 from adapters.checkpoint import CONFIG, load_config, verify, write_manifest
 from qformer.assistant import Assistant
 from qformer.confidence import Confidence
+from qformer.console import Parser
 from qformer.contracts import LoupeError
 from train.data.draw import by_picture
 from train.data.readers import read
@@ -69,7 +69,7 @@ def fit(found: Sequence[Fact]) -> Confidence:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Calibrate an installed photo model.")
+    parser = Parser(description="Calibrate an installed photo model.")
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--data", type=Path, default=Path("runs/photos/data"))
     parser.add_argument("--images", type=Path, required=True, help="where the pictures lie")

@@ -5,7 +5,6 @@ python -m train.photos.pack runs/photos/answers/checkpoint --images ../shared/da
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import shutil
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from adapters.files import whole_folder
 from adapters.hybrid import HybridVisionEncoder
 from adapters.registry import VISION_ENCODERS
 from qformer.assistant import Suggestions
+from qformer.console import Parser
 from qformer.contracts import Decoding, LoupeError
 from qformer.familiarity import Familiarity
 from train.data.draw import by_picture
@@ -67,7 +67,7 @@ def pictures_of(file: Path, images: Path, count: int) -> list[Picture]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Install a trained photo model.")
+    parser = Parser(description="Install a trained photo model.")
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--data", type=Path, default=Path("runs/photos/data"),
                         help="the data sets whose pictures are the familiar ones")  # fmt: skip

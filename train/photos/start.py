@@ -1,11 +1,10 @@
 """What the photo default starts from: a ViT around its trunk, and a tokenizer for questions.
 
-python -m train.photos.start --texts DATA.jsonl ... --classes INDEX.jsonl --out runs/photos/start
+python -m train.photos.start --classes ../shared/data/photos/imagenet/index.jsonl
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,10 +18,9 @@ from adapters.efficientnet import locate_trunk, open_trunk
 from adapters.hybrid import CLASSES, HybridConfig, HybridVisionEncoder, HybridVit
 from adapters.language_decoder import DecoderLanguageModel
 from adapters.tokenizer import save_sentencepiece
+from qformer.console import Parser
 from qformer.contracts import LoupeError
-
-SPECIALS = {"pad_id": 0, "unk_id": 1, "bos_id": 2, "eos_id": 3}
-SYMBOLS = ["[CLS]", "[DEC]"]  # ids 4 and 5
+from train.vocabulary import fit_sentencepiece
 
 
 def class_names(index: Path) -> list[str]:
@@ -45,8 +43,12 @@ def name_vectors(names: Sequence[str], language: DecoderLanguageModel, width: in
     return vectors / vectors.std()
 
 
-def texts(files: Sequence[Path]) -> Iterator[str]:
-    """All that samples in our own format say and ask."""
+def texts(data: Path) -> Iterator[str]:
+    """All that the training sets of a folder say and ask, not what is kept back. Raises LoupeError
+    where there are none."""
+    files = [file for file in sorted(data.glob("*.jsonl")) if not file.name.startswith("val-")]
+    if not files:
+        raise LoupeError(f"{data} holds no training sets: run `loupe data photos` first")
     for file in files:
         for text in file.read_text().splitlines():
             line = json.loads(text)
@@ -55,31 +57,10 @@ def texts(files: Sequence[Path]) -> Iterator[str]:
                 yield from [said] if isinstance(said, str) else said
 
 
-def save_tokenizer(lines: Iterator[str], vocabulary: int, folder: Path) -> None:
-    """A sentencepiece model of these lines; it folds case, and falls back to bytes."""
-    import sentencepiece
-
-    folder.mkdir(parents=True, exist_ok=True)
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=lines,
-        model_prefix=str(folder / "tokenizer"),
-        vocab_size=vocabulary,
-        model_type="bpe",
-        byte_fallback=True,
-        normalization_rule_name="nmt_nfkc_cf",
-        user_defined_symbols=SYMBOLS,
-        hard_vocab_limit=False,
-        minloglevel=2,
-        num_threads=1,
-        **SPECIALS,
-    )
-    (folder / "tokenizer.vocab").unlink()
-    save_sentencepiece(folder / "tokenizer.model", folder)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Make what the photo default starts from.")
-    parser.add_argument("--texts", nargs="+", type=Path, required=True, help="data.jsonl files")
+    parser = Parser(description="Make what the photo default starts from.")
+    parser.add_argument("--data", type=Path, default=Path("runs/photos/data"),
+                        help="what `loupe data photos` wrote (%(default)s)")  # fmt: skip
     parser.add_argument("--classes", type=Path, required=True, help="ImageNet's index.jsonl")
     parser.add_argument("--language", default="package:smollm2-135m-instruct",
                         help="a folder or package (%(default)s)")  # fmt: skip
@@ -96,7 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = name_vectors(class_names(arguments.classes), language, config.names_width)
     model.names.data.copy_(names)
     HybridVisionEncoder(model).save(arguments.out / "vision")
-    save_tokenizer(texts(arguments.texts), arguments.vocabulary, arguments.out / "tokenizer")
+    words = arguments.out / "tokenizer"
+    fit_sentencepiece(texts(arguments.data), words / "tokenizer.model", arguments.vocabulary)
+    save_sentencepiece(words / "tokenizer.model", words)
     print(f"saved: {arguments.out}")
     return 0
 

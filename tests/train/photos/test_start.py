@@ -32,14 +32,17 @@ def test_names_of_like_words_have_like_vectors(tiny_assistant):
 
 
 def test_all_that_samples_say_and_ask_is_read(tmp_path):
-    file = tmp_path / "data.jsonl"
+    with pytest.raises(LoupeError, match="loupe data photos"):
+        list(texts(tmp_path))
+    (tmp_path / "val-things.jsonl").write_text('{"image": "b.jpg", "text": "kept back"}')
+    file = tmp_path / "things.jsonl"
     lines = [
         {"image": "a.jpg", "text": ["a dog", "one dog"]},
         {"image": "a.jpg", "question": "what is it?", "answer": "a cat"},
         {"image": "a.jpg", "question": "how many?", "answers": ["one", "1"]},
     ]
     file.write_text("\n".join(map(json.dumps, lines)))
-    said = list(texts([file]))
+    said = list(texts(tmp_path))
     assert said == ["a dog", "one dog", "what is it?", "a cat", "how many?", "one", "1"]
 
 
