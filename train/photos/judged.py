@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -225,12 +226,17 @@ About = TypeVar("About", Fact, Region)  # has the photo it is about
 
 
 def few(found: Sequence[About], most: int) -> list[About]:
-    """No more than `most`, spread over photos; all for 0."""
+    """No more than `most`, spread over photos and, of a photo, over its facts (whose first are
+    often all alike: what is there stands before what is not); all for 0."""
     if not most or len(found) <= most:
         return list(found)
-    order: dict[str, int] = {}
-    keyed = []
-    for fact in found:
-        turn = order[fact.image] = order.get(fact.image, -1) + 1
-        keyed.append((turn, share_of(fact.image), len(keyed), fact))
-    return [fact for *_, fact in sorted(keyed, key=lambda one: one[:3])[:most]]
+    photos: dict[str, list[About]] = {}
+    for one in found:
+        photos.setdefault(one.image, []).append(one)
+    mixed = [
+        [ones[place] for place in draws("few", image).permutation(len(ones))]
+        for image, ones in sorted(photos.items(), key=lambda photo: share_of(photo[0]))
+    ]
+    longest = max(map(len, mixed))
+    turns = (ones[turn] for turn in range(longest) for ones in mixed if turn < len(ones))
+    return list(islice(turns, most))

@@ -78,6 +78,16 @@ def test_names_are_put_into_every_wording():
         assert "tennis rackets" in one.words(wording)
 
 
+def test_few_facts_hold_what_is_not_there_though_what_is_stands_first():
+    facts = [
+        Fact("exist", f"{n}.jpg", "exist", truth, frozenset([truth]))
+        for n in range(40)
+        for truth in ("yes", "yes", "no", "no")
+    ]
+    drawn = [one.truth for one in few(facts, 40)]
+    assert 8 < drawn.count("yes") < 32
+
+
 def test_some_facts_are_the_same_each_time_and_spread_over_photos():
     facts = [fact(image=f"{n % 10}.jpg") for n in range(100)]
     assert len(some(facts, 10)) == 10
